@@ -1,0 +1,123 @@
+"""How many machines a tier should have, which ones go first, and where new ones find room."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from thems_jobs.core.facts import Facts, Machine, Node, Phase, Storage, number_of
+from thems_jobs.core.plan import Refusal
+from thems_jobs.core.platform import Platform, Tier
+from thems_jobs.core.record import Claim, live_claims
+
+
+def target(tier_name: str, tier: Tier, claims: Sequence[Claim]) -> int:
+    """Given the live claims, return how many machines the tier should have: its baseline or the highest claim."""
+    return max(tier.baseline, *(claim.tiers.get(tier_name, 0) for claim in claims), 0)
+
+
+def targets(platform: Platform, facts: Facts) -> dict[str, int]:
+    """Given the record's live claims, return the target of every tier; the baseline where the record is unknown."""
+    claims = live_claims(facts.known_record, facts.at)
+    return {name: target(name, tier, claims) for name, tier in platform.tiers.items()}
+
+
+def serves(machine: Machine) -> bool:
+    """True if visitors rely on the machine now."""
+    return machine.phase is Phase.SERVING and machine.running and machine.health in ("", "ok")
+
+
+def leaving_order(machines: Sequence[Machine]) -> list[Machine]:
+    """Given a tier's machines, return them in the order in which they go when there are too many.
+
+    First those that leave already, then those that never served, then those that are down or unwell, then one from
+    the node that holds the most of them (so that the rest stays spread), and among equals the newest.
+    """
+    groups: dict[tuple[bool, bool, bool], dict[str, list[Machine]]] = {}
+    for machine in sorted(machines, key=lambda m: number_of(m.name)):
+        key = (machine.phase is not Phase.DRAINING, machine.phase is Phase.SERVING, serves(machine))
+        groups.setdefault(key, {}).setdefault(machine.node, []).append(machine)
+    crowd = Counter(machine.node for machine in machines)
+    order = []
+    for key in sorted(groups):
+        by_node = groups[key]
+        while by_node:
+            node = max(by_node, key=lambda node: (crowd[node], number_of(by_node[node][-1].name)))
+            order.append(by_node[node].pop())
+            crowd[node] -= 1
+            if not by_node[node]:
+                del by_node[node]
+    return order
+
+
+@dataclass(frozen=True)
+class Room:
+    """What is left on one node."""
+
+    node: str
+    memory_mib: int
+    cores: float
+    of_tier: int
+
+    def fits(self, tier: Tier) -> bool:
+        strict = tier.placement == "strict-spread" and self.of_tier > 0
+        return self.memory_mib >= tier.memory_mib and self.cores >= tier.cores and not strict
+
+
+def rooms(platform: Platform, facts: Facts, tier_name: str) -> list[Room]:
+    """Given the nodes' declared use, return what is left on each node of ours that is online."""
+    proxmox = platform.proxmox
+    crowd = Counter(machine.node for machine in facts.of_tier(tier_name) if machine.exists)
+    return [
+        Room(
+            node.name,
+            node.memory_mib - node.memory_used_mib - proxmox.memory_reserve_mib,
+            node.cores * proxmox.cpu_overcommit_ratio - node.cores_used,
+            crowd[node.name],
+        )
+        for node in facts.nodes.values()
+        if node.online and node.name in proxmox.nodes
+    ]
+
+
+def place(tier: Tier, count: int, free: Sequence[Room]) -> tuple[list[str], list[Room]]:
+    """Given what is left, return the nodes for up to `count` new machines, and what is left then.
+
+    The node with the fewest machines of the tier comes first, then the one with the most memory left.
+    """
+    left, chosen = {room.node: room for room in free}, []
+    for _ in range(count):
+        fitting = [room for room in left.values() if room.fits(tier)]
+        if not fitting:
+            break
+        best = min(fitting, key=lambda room: (room.of_tier, -room.memory_mib, room.node))
+        chosen.append(best.node)
+        left[best.node] = replace(
+            best,
+            memory_mib=best.memory_mib - tier.memory_mib,
+            cores=best.cores - tier.cores,
+            of_tier=best.of_tier + 1,
+        )
+    return chosen, list(left.values())
+
+
+def storage_left_mib(storages: Sequence[Storage], name: str) -> int | None:
+    """Given the storages as every node sees them, return the free space of the named one, or None if none is active."""
+    free = [storage.free_mib for storage in storages if storage.name == name and storage.active]
+    return min(free) if free else None
+
+
+def room_refusals(tier_name: str, tier: Tier, wanted: int, placed: int, nodes: Mapping[str, Node]) -> list[Refusal]:
+    """Given how many machines found a place, return the refusal for those that did not."""
+    if placed >= wanted:
+        return []
+    offline = sorted(node.name for node in nodes.values() if not node.online)
+    why = f"; offline: {', '.join(offline)}" if offline else ""
+    return [
+        Refusal(
+            "node-capacity",
+            f"tier {tier_name}",
+            f"room for {placed} more machines of {tier.memory_mib} MiB and {tier.cores} cores{why}",
+            f"room for {wanted}",
+            "Ask for fewer, free memory or cores on the nodes, or bring a node back.",
+        )
+    ]

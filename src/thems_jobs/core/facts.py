@@ -1,0 +1,188 @@
+"""What was seen: one frozen picture of the platform. What could not be seen is an Unknown, never a guess."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from thems_jobs.core.record import Record
+
+
+class Phase(StrEnum):
+    """Where a machine is in its life; kept as the tag `phase-…` and in its stamp."""
+
+    BUILDING = "building"
+    SERVING = "serving"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A fact that could not be had, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a machine's description says of it: enough to know it from a copy, a namesake or a stranger."""
+
+    platform: str
+    machine: str
+    vmid: int
+    tier: str
+    phase: Phase
+    image: str = ""  # the template it was cloned from, with its build time
+    converged: str = ""  # digest of the configuration that it last took
+    since: float = 0.0  # unix time at which the phase began
+
+
+UNDER_WAY = ("cloning", "starting", "stopping", "destroying")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine of ours, made or half-made.
+
+    `clone` and `power` tell of its last clone task and of its last start, stop or destroy task: "" for none under
+    way, one of UNDER_WAY, or the error text of a task that failed.
+    """
+
+    name: str
+    tier: str
+    vmid: int  # 0: none chosen yet
+    address: str
+    exists: bool = False
+    node: str = ""
+    stamp: Stamp | None = None
+    digest: str = ""  # of its configuration: every change of it is a compare-and-swap
+    configured: bool = False  # size, cloud-init and tags are set
+    locked: str = ""
+    running: bool = False
+    clone: str = ""
+    clone_attempt: int = 1
+    power: str = ""
+    power_attempt: int = 1
+    host_key: str = ""
+    ssh_open: bool = False
+    converged: str = ""  # digest of the configuration it has, as its stamp or this run knows
+    health: str = ""  # "" not asked, "ok", or what was wrong
+    renewed: bool = False  # configured in this run, not yet serving again
+    warm: bool = False  # checked and warmed up since then
+
+    @property
+    def phase(self) -> Phase | None:
+        """Where it is in its life; None for a clone that is not finished."""
+        return self.stamp.phase if self.stamp else None
+
+    @property
+    def reachable(self) -> bool:
+        """True if it runs, its host key is known and its SSH port answers."""
+        return self.running and bool(self.host_key) and self.ssh_open
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """A VM that is not ours and stands where ours would."""
+
+    vmid: int
+    name: str
+    pool: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """A Proxmox node and what is promised on it already (`…_used` sums every VM's declared size)."""
+
+    name: str
+    online: bool
+    cores: int = 0
+    cores_used: int = 0
+    memory_mib: int = 0
+    memory_used_mib: int = 0
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A storage as one node sees it."""
+
+    name: str
+    node: str
+    shared: bool
+    active: bool
+    free_mib: int
+
+
+@dataclass(frozen=True)
+class TemplateImage:
+    """A template found on the cluster."""
+
+    name: str
+    vmid: int
+    node: str
+    built_at: float
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A web machine as one balancer sees it. `connections` counts every request in flight."""
+
+    address: str
+    weight: int
+    up: bool
+    connections: int
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Requests at a balancer's front since it started."""
+
+    requests: int = 0
+    failed: int = 0  # answers 5xx, and requests that got none
+
+
+@dataclass(frozen=True)
+class Balancer:
+    """One balancer's answer. `holds` are the VRRP addresses it has now."""
+
+    servers: Mapping[str, Server]
+    generation: str
+    holds: tuple[str, ...] = ()
+    connections: int = 0  # at its front, all servers together
+    counters: Counters = field(default_factory=Counters)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything the planners and gates may look at."""
+
+    at: float
+    record: Record | Unknown
+    machines: Mapping[str, Machine] = field(default_factory=dict)
+    strangers: tuple[Stranger, ...] = ()
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    storages: tuple[Storage, ...] = ()
+    templates: Mapping[str, TemplateImage] = field(default_factory=dict)  # by tier
+    balancers: Mapping[str, Balancer | Unknown] = field(default_factory=dict)  # by machine name
+    quiet_since: Mapping[str, float] = field(default_factory=dict)  # drained on every balancer, since when
+    taken_vmids: frozenset[int] = frozenset()
+    taken_addresses: Mapping[str, str] = field(default_factory=dict)  # address: who answers there
+    quorate: bool = True
+    front: str = ""  # check through the VRRP address: "" not asked, "ok", or what was wrong
+    record_digest: str = ""
+    roles: Mapping[str, str] = field(default_factory=dict)  # tier: digest of the configuration it should have
+
+    @property
+    def known_record(self) -> Record:
+        """The record, empty where it could not be read: a gate refuses then, so nothing rests on its emptiness."""
+        return Record() if isinstance(self.record, Unknown) else self.record
+
+    def of_tier(self, tier: str) -> list[Machine]:
+        """Given a tier, return our machines of it, lowest number first."""
+        return sorted((m for m in self.machines.values() if m.tier == tier), key=lambda m: number_of(m.name))
+
+
+def number_of(name: str) -> int:
+    """Given a machine name `platform-tier-7`, return 7."""
+    return int(name.rpartition("-")[2])

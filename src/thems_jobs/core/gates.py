@@ -1,0 +1,209 @@
+"""Gates: facts in, refusals out. All that are closed are reported, and a missing fact closes its gate."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from thems_jobs.core.capacity import serves, storage_left_mib
+from thems_jobs.core.facts import Facts, Machine, Unknown
+from thems_jobs.core.identity import choose_vmids, tier_of
+from thems_jobs.core.plan import Action, Refusal, Step
+from thems_jobs.core.platform import Platform, Tier
+from thems_jobs.core.record import Lease
+
+DAY_S = 86400
+
+
+def closed(platform: Platform, facts: Facts, forward: Sequence[Step]) -> list[Refusal]:
+    """Given the forward steps of a plan, return every gate of the platform that is closed to them."""
+    made = [step.target for step in forward if step.action is Action.CLONE]
+    refusals = quorum(facts) + readable_record(platform, facts) + strangers(facts)
+    if made:
+        for name in sorted({tier_of(platform, machine) or "" for machine in made}):
+            count = sum(tier_of(platform, machine) == name for machine in made)
+            refusals += template(name, platform.tiers[name], facts)
+            refusals += storage(name, platform.tiers[name], count, facts)
+    if any(tier_of(platform, step.target) == platform.balancing.web_tier for step in forward):
+        refusals += balancers(platform, facts) + database_connections(platform, facts, made)
+    return refusals
+
+
+def quorum(facts: Facts) -> list[Refusal]:
+    """Proxmox's own cluster must have quorum: without it /etc/pve is read-only."""
+    if facts.quorate:
+        return []
+    return [
+        Refusal(
+            "no-quorum", "Proxmox cluster", "no quorum", "a quorate cluster",
+            "Bring nodes back (pvecm status); nothing can be changed until then.",
+        )
+    ]  # fmt: skip
+
+
+def readable_record(platform: Platform, facts: Facts) -> list[Refusal]:
+    """The platform's record must be there and ours."""
+    if not isinstance(facts.record, Unknown):
+        return []
+    return [
+        Refusal(
+            "record-unreadable", f"record VM {platform.proxmox.record_vmid}", facts.record.reason,
+            f"a diskless VM {platform.name}-record in pool {platform.proxmox.pool} with a readable description",
+            "Run doctor; it says how to make or mend the record.",
+        )
+    ]  # fmt: skip
+
+
+def strangers(facts: Facts) -> list[Refusal]:
+    """Nothing foreign may stand in our ranges, under our names or in our pool with our tag."""
+    return [
+        Refusal(
+            "foreign-machine", f"VM {stranger.vmid} ({stranger.name})", stranger.why,
+            "only machines of this platform in its VMID ranges, names and pool",
+            "It was left alone. Move it, rename it, or change the ranges in the platform file.",
+        )
+        for stranger in facts.strangers
+    ]  # fmt: skip
+
+
+def template(name: str, tier: Tier, facts: Facts) -> list[Refusal]:
+    """A tier's template must exist and not be older than allowed."""
+    found = facts.templates.get(name)
+    build = f"thems-jobs template build {name}"
+    if not found:
+        return [
+            Refusal(
+                "template-missing", f"tier {name}", f"no template {tier.template.name} ({tier.template.vmid})",
+                "a template to clone from", f"Build it: {build}",
+            )
+        ]  # fmt: skip
+    age_days = (facts.at - found.built_at) / DAY_S
+    if age_days <= tier.template.max_age_days:
+        return []
+    return [
+        Refusal(
+            "template-too-old", f"template {found.name}", f"built {_day(found.built_at)}, {age_days:.0f} days ago",
+            f"at most {tier.template.max_age_days} days", f"Build a new one: {build}",
+        )
+    ]  # fmt: skip
+
+
+def _day(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
+
+
+def storage(name: str, tier: Tier, count: int, facts: Facts) -> list[Refusal]:
+    """The template's storage must have room for the disks at their full size."""
+    needed_mib = count * tier.disk_gib * 1024
+    free_mib = storage_left_mib(facts.storages, tier.template.storage)
+    if free_mib is not None and free_mib >= needed_mib:
+        return []
+    measured = "not active on any node" if free_mib is None else f"{free_mib // 1024} GiB free"
+    return [
+        Refusal(
+            "storage-full", f"storage {tier.template.storage}", measured,
+            f"{needed_mib // 1024} GiB for {count} machines of tier {name}", "Free space or enlarge the storage.",
+        )
+    ]  # fmt: skip
+
+
+def balancers(platform: Platform, facts: Facts) -> list[Refusal]:
+    """Every balancer answers, knows no stranger, and exactly one holds the VRRP address.
+
+    A platform whose balancers are still to be made has none to ask.
+    """
+    refusals, holders = [], []
+    for name, view in facts.balancers.items():
+        if isinstance(view, Unknown):
+            refusals.append(
+                Refusal(
+                    "balancer-unreachable", name, view.reason, "an answer from every balancer",
+                    f"Look at it (thems-jobs status); replace it with: thems-jobs provision --replace {name}",
+                )
+            )  # fmt: skip
+            continue
+        holders += [name] if platform.balancing.address in view.holds else []
+        unknown = sorted(server for server in view.servers if tier_of(platform, server) != platform.balancing.web_tier)
+        if unknown:
+            refusals.append(
+                Refusal(
+                    "unknown-server", name, f"its table has {', '.join(unknown)}", "only machines of this platform",
+                    "Somebody added it by hand: take it out, or bring it under the platform's names.",
+                )
+            )  # fmt: skip
+    if facts.balancers and len(holders) != 1:
+        refusals.append(
+            Refusal(
+                "vrrp-holder", platform.balancing.address,
+                f"held by {' and '.join(holders) if holders else 'nobody'}", "exactly one holder",
+                "Look at keepalived on the balancers (journalctl -u keepalived) and at the network between them.",
+            )
+        )  # fmt: skip
+    return refusals
+
+
+def database_connections(platform: Platform, facts: Facts, made: Sequence[str]) -> list[Refusal]:
+    """All PHP workers together must fit the database's connections, also while old and new machines overlap."""
+    web = platform.balancing.web_tier
+    if not platform.database:
+        return []
+    there = {machine.name for machine in facts.of_tier(web) if machine.exists}
+    count = len(there | {name for name in made if tier_of(platform, name) == web})
+    workers = platform.tiers[web].php_workers
+    room = platform.database.max_connections - platform.database.reserved_connections
+    if count * workers <= room:
+        return []
+    return [
+        Refusal(
+            "database-connections", f"tier {web}", f"{count} machines × {workers} PHP workers = {count * workers}",
+            f"at most {room} ({platform.database.max_connections} connections less "
+            f"{platform.database.reserved_connections} kept free)",
+            "Lower php_workers, ask for fewer machines, or raise the database's max_connections.",
+        )
+    ]  # fmt: skip
+
+
+def identifiers(platform: Platform, facts: Facts, names: Sequence[str]) -> list[Refusal]:
+    """The tier's VMID range must have a free id for every machine to be made."""
+    refusals = []
+    for name in sorted({tier_of(platform, machine) or "" for machine in names}):
+        count = sum(tier_of(platform, machine) == name for machine in names)
+        free = len(choose_vmids(platform.tiers[name], facts.taken_vmids, count))
+        if free < count:
+            refusals.append(
+                Refusal(
+                    "vmids-used-up", f"tier {name}", f"{free} free ids in {platform.tiers[name].vmids}",
+                    f"{count}", "Widen the tier's vmids in the platform file.",
+                )
+            )  # fmt: skip
+    return refusals
+
+
+def free_addresses(platform: Platform, name: str, wanted: int, free: int) -> list[Refusal]:
+    """The tier's address range must have a silent address for every machine to be made."""
+    if free >= wanted:
+        return []
+    return [
+        Refusal(
+            "addresses-used-up", f"tier {name}", f"{free} free addresses in {platform.tiers[name].network.addresses}",
+            f"{wanted}", "Find out who answers there, or widen the tier's addresses in the platform file.",
+        )
+    ]  # fmt: skip
+
+
+def survivors(name: str, tier: Tier, staying: Sequence[Machine], target: int) -> list[Refusal]:
+    """Machines may leave only if those that stay, once brought up, are at least the minimum."""
+    if max(len(staying), target) >= tier.minimum:
+        return []
+    return [
+        Refusal(
+            "below-minimum", f"tier {name}", f"{sum(serves(m) for m in staying)} would still serve",
+            f"at least {tier.minimum}", "Ask for more machines.",
+        )
+    ]  # fmt: skip
+
+
+def lease(held: Lease, now: float) -> Refusal:
+    """Given a lease that somebody else holds, return the refusal that names them."""
+    return Refusal(
+        "lease-held", "platform", f"held by {held.holder} for another {max(0.0, held.until - now):.0f} s",
+        "no other run", "Wait for it to end; a run that died is taken over when its lease has ended.",
+    )  # fmt: skip

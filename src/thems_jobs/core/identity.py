@@ -1,0 +1,96 @@
+"""Which machine is which: names, addresses, VMIDs, and the stamp by which we know our own."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from thems_jobs.core.facts import Facts, Phase, Stamp, number_of
+from thems_jobs.core.platform import Platform, Tier, addresses_of, vmids_of
+
+
+def machine_name(platform: Platform, tier: str, number: int) -> str:
+    """Given a tier and a number from 1, return the machine's name."""
+    return f"{platform.name}-{tier}-{number}"
+
+
+def tier_of(platform: Platform, name: str) -> str | None:
+    """Given a VM's name, return the tier it belongs to by name, or None if it is no name of ours."""
+    head, _, number = name.rpartition("-")
+    if not number.isdigit() or number.startswith("0"):
+        return None
+    return next((tier for tier in platform.tiers if head == f"{platform.name}-{tier}"), None)
+
+
+def address_of(platform: Platform, name: str) -> str:
+    """Given a machine's name, return its address. Raise IndexError if its number is beyond the tier's range."""
+    tier = tier_of(platform, name)
+    if tier is None:
+        raise IndexError(name)
+    return addresses_of(platform.tiers[tier].network)[number_of(name) - 1]
+
+
+def free_names(platform: Platform, tier: str, facts: Facts, count: int) -> list[str]:
+    """Given how many, return the lowest names whose number no machine, stranger or answering address has.
+
+    Names that are reserved but not yet cloned come first: they are finished before new ones are begun.
+    Fewer than `count` are returned when the range is used up.
+    """
+    addresses = addresses_of(platform.tiers[tier].network)
+    strangers = {stranger.name for stranger in facts.strangers}
+    names = (machine_name(platform, tier, number) for number in range(1, len(addresses) + 1))
+    free = [
+        name
+        for name, address in zip(names, addresses, strict=True)
+        if name not in facts.machines and name not in strangers and address not in facts.taken_addresses
+    ]
+    return free[:count]
+
+
+def choose_vmids(tier: Tier, taken: Iterable[int], count: int) -> list[int]:
+    """Given the ids in use anywhere on the cluster, return the lowest free ones of the tier's range, `count` at most."""
+    used = set(taken)
+    return [vmid for vmid in vmids_of(tier) if vmid not in used][:count]
+
+
+def write_stamp(stamp: Stamp) -> str:
+    """Given a stamp, return the description that carries it."""
+    return f"Made by thems-jobs; changed through Jenkins only.\n{json.dumps(asdict(stamp), sort_keys=True)}"
+
+
+def read_stamp(description: str) -> Stamp | None:
+    """Given a VM's description, return its stamp, or None if it has none."""
+    _, brace, rest = description.partition("{")
+    if not brace:
+        return None
+    try:
+        data = json.loads(brace + rest)
+        return Stamp(**{**data, "phase": Phase(data["phase"])})
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def tags_of(stamp: Stamp) -> tuple[str, ...]:
+    """Given a stamp, return the tags by which people find the machine in Proxmox, in Proxmox's own order."""
+    return tuple(sorted(("thems", f"tier-{stamp.tier}", f"phase-{stamp.phase}")))
+
+
+def doubts(platform: Platform, vmid: int, name: str, pool: str, stamp: Stamp | None) -> str:
+    """Given what a VM says of itself, return "" if it is ours, or the reason why it is not.
+
+    A copy of one of our machines carries its stamp and tags but another id; a namesake carries no stamp.
+    """
+    if pool != platform.proxmox.pool:
+        return f"it is in pool {pool!r}, not in {platform.proxmox.pool!r}" if pool else "it is in no pool"
+    if stamp is None:
+        return "it carries no stamp of thems-jobs"
+    if stamp.platform != platform.name:
+        return f"its stamp says platform {stamp.platform!r}"
+    if (stamp.vmid, stamp.machine) != (vmid, name):
+        return f"its stamp is that of {stamp.machine} ({stamp.vmid})"
+    return ""
+
+
+def resembles(platform: Platform, vmid: int, name: str, pool: str, tags: Iterable[str]) -> bool:
+    """True if a VM stands in our way: an id of our ranges, a name like ours, or our pool and tag."""
+    in_range = any(vmid in vmids_of(tier) for tier in platform.tiers.values())
+    return in_range or tier_of(platform, name) is not None or (pool == platform.proxmox.pool and "thems" in tags)

@@ -1,0 +1,162 @@
+"""A plan: every step that remains, or the reasons why nothing may be done."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+
+class Action(StrEnum):
+    """What a step does. Those of WAITS do nothing: they are over when the facts say so."""
+
+    CLAIM = "claim"
+    RESERVE = "reserve"
+    CLONE = "clone"
+    AWAIT_CLONE = "await-clone"
+    CONFIGURE = "configure"
+    START = "start"
+    AWAIT_BOOT = "await-boot"
+    CONVERGE = "converge"
+    CHECK = "check"
+    ADMIT = "admit"
+    AWAIT_UP = "await-up"
+    SERVE = "serve"
+    RESTORE = "restore"
+    WITHDRAW = "withdraw"
+    AWAIT_DRAIN = "await-drain"
+    RETIRE = "retire"
+    STOP = "stop"
+    AWAIT_STOP = "await-stop"
+    DESTROY = "destroy"
+    AWAIT_DESTROY = "await-destroy"
+    SETTLE = "settle"
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Why we wait, how often we look, when we give up (seconds)."""
+
+    reason: str
+    poll_s: float
+    deadline_s: float
+
+
+# How long each action takes where neither this platform's record nor the cluster's history knows better.
+ASSUMED_S: Mapping[Action, float] = {
+    Action.AWAIT_CLONE: 30, Action.AWAIT_BOOT: 30, Action.CONVERGE: 30, Action.CHECK: 3, Action.AWAIT_UP: 5,
+    Action.AWAIT_DRAIN: 30, Action.AWAIT_STOP: 10, Action.AWAIT_DESTROY: 5,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do to one machine, after the steps named in `after`."""
+
+    action: Action
+    target: str
+    after: frozenset[str] = frozenset()
+    wait: Wait | None = None
+    node: str = ""
+    slot: str = ""  # steps of one slot are limited in number; see Plan.slots
+    note: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.action} {self.target}"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A closed gate: which, about what, what was measured, what is required, what to do."""
+
+    reference: str
+    subject: str
+    measured: str
+    required: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.measured}; required: {self.required}. {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happens to one machine, as a person reads it."""
+
+    kind: str  # make, finish, repair, restore, remove
+    machine: str
+    node: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All remaining steps and all refusals. `slots` limits how many steps of one slot may run at once."""
+
+    steps: tuple[Step, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    changes: tuple[Change, ...] = ()
+    slots: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """What an approval binds to: targets and steps; no ids, addresses, seconds or measurements."""
+        text = "\n".join(
+            sorted(step.key + (f" {step.note}" if step.action is Action.CLAIM else "") for step in self.steps)
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def heads(plan: Plan, in_flight: frozenset[str]) -> list[Step]:
+    """Given the steps under way, return those to begin or to go on waiting for: predecessors done, a slot free."""
+    remaining = {step.key for step in plan.steps}
+    free = dict(plan.slots)
+    ready = []
+    for step in plan.steps:
+        if step.key in in_flight and step.slot:
+            free[step.slot] = free.get(step.slot, 1) - 1
+    for step in sorted(plan.steps, key=lambda step: step.wait is None):  # waits hold their slots first
+        if step.key in in_flight or step.after & remaining:
+            continue
+        if step.slot:
+            if free.get(step.slot, 1) <= 0 and step.wait is None:
+                continue
+            free[step.slot] = free.get(step.slot, 1) - 1
+        ready.append(step)
+    return ready
+
+
+def chain(steps: Iterable[Step], after: frozenset[str] = frozenset()) -> tuple[Step, ...]:
+    """Given steps in order, return them each behind the one before, the first behind `after`."""
+    linked: list[Step] = []
+    for step in steps:
+        linked.append(replace(step, after=step.after | after))
+        after = frozenset({step.key})
+    return tuple(linked)
+
+
+def expected_s(step: Step, measured: Mapping[str, float]) -> tuple[float, bool]:
+    """Given measured seconds by action, return the step's expected seconds and whether they are only assumed."""
+    if step.action in measured:
+        return measured[step.action], False
+    return ASSUMED_S.get(step.action, 1.0), step.action in ASSUMED_S
+
+
+def timeline(plan: Plan, measured: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Given measured seconds by action, return when each step is expected to start and end, in seconds from now.
+
+    The steps are played through as the runner would: every head at once, as many of a slot as it has.
+    """
+    now, ends, spans, remaining = 0.0, dict[str, float](), dict[str, tuple[float, float]](), plan
+    while remaining.steps:
+        for step in heads(remaining, frozenset(ends)):
+            ends[step.key] = now + expected_s(step, measured)[0]
+            spans[step.key] = (now, ends[step.key])
+        if not ends:
+            break  # a plan that waits for itself; the planners' properties exclude it
+        now = min(ends.values())
+        over = {key for key, end in ends.items() if end <= now}
+        ends = {key: end for key, end in ends.items() if key not in over}
+        remaining = replace(remaining, steps=tuple(step for step in remaining.steps if step.key not in over))
+    return spans

@@ -1,0 +1,146 @@
+"""The platform's record: what the world itself cannot tell, in the description of one VM that never starts.
+
+Proxmox compares the configuration's digest under its lock, so every change here is a compare-and-swap that all
+agents on all hosts share. It holds 8192 characters (the limit of a VM's description), so it is kept terse.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+
+LIMIT = 8192
+HEADING = "Record of platform {name}, kept by thems-jobs. Do not edit: it holds the lease and the claims."
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Who may change the platform, until when (unix time)."""
+
+    token: str
+    holder: str
+    until: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Capacity asked for: so many machines of these tiers from now to `until` (unix time)."""
+
+    name: str
+    tiers: Mapping[str, int]
+    until: float
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Intent:
+    """A machine about to be made: written before the clone is asked for."""
+
+    vmid: int
+    attempt: int
+    at: float
+
+
+@dataclass(frozen=True)
+class Approved:
+    """The plan somebody agreed to: its digest, and per kind of change the machines it may touch."""
+
+    digest: str
+    by: str
+    at: float
+    changes: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """All of it. An empty description is an empty record."""
+
+    lease: Lease | None = None
+    claims: tuple[Claim, ...] = ()
+    intents: Mapping[str, Intent] = field(default_factory=dict)
+    approved: Approved | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)  # measured duration of each action, smoothed
+
+
+def read(description: str) -> Record:
+    """Given the record VM's description, return the record. Raise ValueError if somebody else wrote there."""
+    start = description.find("{")
+    if start < 0:
+        if description.strip():
+            raise ValueError("the description of the record VM holds no record")
+        return Record()
+    try:
+        data = json.loads(description[start:])
+        return Record(
+            lease=Lease(**data["lease"]) if data.get("lease") else None,
+            claims=tuple(Claim(**claim) for claim in data.get("claims", [])),
+            intents={name: Intent(*values) for name, values in data.get("intents", {}).items()},
+            approved=_approved(data.get("approved")),
+            seconds=data.get("seconds", {}),
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"the record cannot be read: {error}") from error
+
+
+def _approved(data: dict[str, object] | None) -> Approved | None:
+    if not data:
+        return None
+    changes = {kind: tuple(names) for kind, names in data["changes"].items()}  # type: ignore[attr-defined]
+    return Approved(str(data["digest"]), str(data["by"]), float(str(data["at"])), changes)
+
+
+def write(record: Record, platform: str) -> str:
+    """Given a record, return the description that holds it. Raise ValueError if it has grown over 8192 characters."""
+    data: dict[str, object] = {}
+    if record.lease:
+        data["lease"] = asdict(record.lease)
+    if record.claims:
+        data["claims"] = [asdict(claim) for claim in record.claims]
+    if record.intents:
+        data["intents"] = {name: [i.vmid, i.attempt, int(i.at)] for name, i in record.intents.items()}
+    if record.approved:
+        data["approved"] = asdict(record.approved)
+    if record.seconds:
+        data["seconds"] = {action: round(value, 1) for action, value in record.seconds.items()}
+    text = HEADING.format(name=platform) + "\n" + json.dumps(data, separators=(",", ":"), sort_keys=True)
+    if len(text) > LIMIT:
+        raise ValueError(f"the record needs {len(text)} of {LIMIT} characters: end claims that are no longer needed")
+    return text
+
+
+def take_lease(record: Record, token: str, holder: str, now: float, lease_s: float) -> Record | Lease:
+    """Given who wants the lease, return the record with it, or the live lease of somebody else."""
+    held = record.lease
+    if held and held.token != token and held.until > now:
+        return held
+    return replace(record, lease=Lease(token, holder, now + lease_s))
+
+
+def holds_lease(record: Record, token: str, now: float) -> bool:
+    """True if the lease is this run's and has not ended."""
+    return record.lease is not None and record.lease.token == token and record.lease.until > now
+
+
+def release_lease(record: Record, token: str) -> Record:
+    """Given our token, return the record without our lease; another's lease stays."""
+    return replace(record, lease=None) if record.lease and record.lease.token == token else record
+
+
+def with_claim(record: Record, claim: Claim) -> Record:
+    """Given a claim, return the record with it in the place of any claim of the same name."""
+    return replace(record, claims=(*(c for c in record.claims if c.name != claim.name), claim))
+
+
+def without_claims(record: Record, names: frozenset[str]) -> Record:
+    """Given names of claims, return the record without them."""
+    return replace(record, claims=tuple(c for c in record.claims if c.name not in names))
+
+
+def live_claims(record: Record, now: float) -> tuple[Claim, ...]:
+    """Given the time, return the claims that have not ended."""
+    return tuple(claim for claim in record.claims if claim.until > now)
+
+
+def smooth(old: float | None, new: float) -> float:
+    """Given the remembered seconds and a new measurement, return what to remember (half each)."""
+    return new if old is None else (old + new) / 2
