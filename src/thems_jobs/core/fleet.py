@@ -19,8 +19,6 @@ from thems_jobs.core.machine import (
 from thems_jobs.core.plan import Action, Change, Plan, Refusal, Step
 from thems_jobs.core.platform import Platform
 
-CONVERGE_SLOTS = 2  # playbooks of one tier at once: while they run, later machines gather for the next
-
 
 @dataclass(frozen=True)
 class TierPlan:
@@ -56,7 +54,6 @@ def plan_tiers(
         everything = frozenset(step.key for step in steps)
         steps.append(Step(Action.SETTLE, "record", after=everything))
     slots = {clone_slot(platform, name): platform.proxmox.clones_per_storage for name in platform.tiers}
-    slots |= {f"converge {name}": CONVERGE_SLOTS for name in platform.tiers}
     changes = tuple(change for part in parts for change in part.changes)
     return Plan(tuple(steps), tuple(refusals), changes, slots)
 
@@ -123,7 +120,7 @@ def _given_up(machine: Machine) -> Refusal | None:
         return None
     return Refusal(
         "task-failed", machine.name, trouble, "the task to succeed",
-        "Read the task's log in Proxmox, mend the cause and run the same command again.",
+        "Read the task's log in Proxmox, mend the cause and run the same command again.", machine.name,
     )  # fmt: skip
 
 

@@ -64,6 +64,11 @@ def _wait(platform: Platform, action: Action, name: str, slot: str = "") -> Step
     return Step(action, name, wait=Wait(reason, poll_s, deadline_s), slot=slot)
 
 
+def _together(action: Action, name: str, tier: str = "") -> Step:
+    """Given a step that costs little more for several machines than for one, return it as part of a batch."""
+    return Step(action, name, batch=f"{action} {tier}".strip())
+
+
 def clone_slot(platform: Platform, tier: str) -> str:
     """Given a tier, return the slot its clones share: Proxmox clones one after another on a storage's lock."""
     return f"clone {platform.tiers[tier].template.storage}"
@@ -75,20 +80,20 @@ def steps_to_serve(platform: Platform, facts: Facts, machine: Machine, node: str
     if machine.phase is Phase.SERVING:
         return _steps_to_repair(platform, facts, machine)
     if machine.phase is Phase.DRAINING and machine.reachable and registered(facts, name):
-        return (Step(Action.RESTORE, name),)
+        return (_together(Action.RESTORE, name),)
     steps = _steps_to_exist(platform, machine, node)
     if not machine.reachable:
         steps.append(_wait(platform, Action.AWAIT_BOOT, name))
     if steps or machine.converged != facts.roles.get(tier, ""):
-        steps.append(Step(Action.CONVERGE, name, slot=f"converge {tier}"))
+        steps.append(_together(Action.CONVERGE, name, tier))
     if steps or not machine.warm:
         steps.append(Step(Action.CHECK, name))
     if balanced(platform, tier):
         if not registered(facts, name):
-            steps.append(Step(Action.ADMIT, name))
+            steps.append(_together(Action.ADMIT, name))
         if not up(facts, name):
             steps.append(_wait(platform, Action.AWAIT_UP, name))
-    return chain([*steps, Step(Action.SERVE, name)])
+    return chain([*steps, _together(Action.SERVE, name)])
 
 
 def _steps_to_exist(platform: Platform, machine: Machine, node: str) -> list[Step]:
@@ -119,17 +124,17 @@ def _steps_to_repair(platform: Platform, facts: Facts, machine: Machine) -> tupl
         steps.append(_wait(platform, Action.AWAIT_BOOT, name))
     outdated = machine.converged != facts.roles.get(machine.tier, "")
     if steps or (not machine.renewed and (outdated or machine.health not in ("", "ok"))):
-        steps.append(Step(Action.CONVERGE, name, slot=f"converge {machine.tier}"))
+        steps.append(_together(Action.CONVERGE, name, machine.tier))
     if steps or machine.renewed:
         if steps or not machine.warm:
             steps.append(Step(Action.CHECK, name))
         if balanced(platform, machine.tier):
-            steps += [] if registered(facts, name) else [Step(Action.ADMIT, name)]
+            steps += [] if registered(facts, name) else [_together(Action.ADMIT, name)]
             steps += [] if up(facts, name) else [_wait(platform, Action.AWAIT_UP, name)]
-        return chain([*steps, Step(Action.SERVE, name)])
+        return chain([*steps, _together(Action.SERVE, name)])
     weights = [server.weight if server else None for server in registrations(facts, name)]
     if balanced(platform, machine.tier) and any(weight != FULL_WEIGHT for weight in weights):
-        return (Step(Action.RESTORE, name),)
+        return (_together(Action.RESTORE, name),)
     return ()
 
 
@@ -143,12 +148,12 @@ def steps_to_remove(
     seen = [server for server in registrations(facts, name) if server] if balanced(platform, machine.tier) else []
     leaves = machine.phase is Phase.DRAINING and all(server.weight == 0 for server in seen)
     if (machine.phase is Phase.SERVING or seen) and not leaves:
-        steps.append(Step(Action.WITHDRAW, name))
+        steps.append(_together(Action.WITHDRAW, name))
     visited = seen or (machine.running and not balanced(platform, machine.tier) and machine.phase is not Phase.BUILDING)
     if visited and (steps or not drained(facts, name)):
         steps.append(_wait(platform, Action.AWAIT_DRAIN, name))
     if seen:
-        steps.append(Step(Action.RETIRE, name))
+        steps.append(_together(Action.RETIRE, name))
     if machine.running and machine.power != "stopping":
         steps.append(Step(Action.STOP, name))
     if machine.running:

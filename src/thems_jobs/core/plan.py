@@ -58,6 +58,7 @@ class Step:
     wait: Wait | None = None
     node: str = ""
     slot: str = ""  # steps of one slot are limited in number; see Plan.slots
+    batch: str = ""  # heads of one batch are performed together, in one call
     note: str = ""
 
     @property
@@ -74,6 +75,7 @@ class Refusal:
     measured: str
     required: str
     remedy: str
+    machine: str = ""  # closed for this machine only; "" closes the gate for the whole plan
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.measured}; required: {self.required}. {self.remedy}"
