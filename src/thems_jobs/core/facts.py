@@ -34,6 +34,7 @@ class Stamp:
     image: str = ""  # the template it was cloned from, with its build time
     converged: str = ""  # digest of the configuration that it last took
     since: float = 0.0  # unix time at which the phase began
+    host_key: str = ""  # its SSH host key, read through the guest agent before the first connection
 
 
 UNDER_WAY = ("cloning", "starting", "stopping", "destroying")
@@ -62,6 +63,8 @@ class Machine:
     clone_attempt: int = 1
     power: str = ""
     power_attempt: int = 1
+    task: str = ""  # UPID of the task under way, if this run began it
+    task_at: float = 0.0
     host_key: str = ""
     ssh_open: bool = False
     converged: str = ""  # digest of the configuration it has, as its stamp or this run knows
@@ -170,7 +173,7 @@ class Facts:
     taken_addresses: Mapping[str, str] = field(default_factory=dict)  # address: who answers there
     quorate: bool = True
     front: str = ""  # check through the VRRP address: "" not asked, "ok", or what was wrong
-    record_digest: str = ""
+    polled_at: float = 0.0  # when the cluster's tasks were last asked for
     roles: Mapping[str, str] = field(default_factory=dict)  # tier: digest of the configuration it should have
 
     @property

@@ -1,0 +1,54 @@
+"""Time and threads: the one thing besides clients that a run is given, so that a simulation can give another."""
+
+import threading
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any, Protocol
+
+
+class Clock(Protocol):
+    """What the runner asks of time."""
+
+    def now(self) -> float:
+        """Return the time in unix seconds."""
+
+    def submit(self, call: Callable[[], Any]) -> "Future[Any]":
+        """Start a call beside this one."""
+
+    def wait(self, calls: Collection["Future[Any]"], timeout_s: float) -> None:
+        """Return when one of the calls has ended, when the time is over, or when a stop was asked for."""
+
+    def stopping(self) -> bool:
+        """True once a stop was asked for."""
+
+
+class SystemClock:
+    """The machine's own clock; `stop` is what a signal calls."""
+
+    LOOK_S = 0.2  # how soon a stop is noticed
+
+    def __init__(self, workers: int = 16) -> None:
+        self._threads = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="step")
+        self._stop = threading.Event()
+
+    def now(self) -> float:
+        return time.time()
+
+    def submit(self, call: Callable[[], Any]) -> "Future[Any]":
+        return self._threads.submit(call)
+
+    def wait(self, calls: Collection["Future[Any]"], timeout_s: float) -> None:
+        was_stopping, end = self.stopping(), time.monotonic() + timeout_s
+        while (left := end - time.monotonic()) > 0 and self.stopping() == was_stopping:
+            if not calls:
+                time.sleep(min(left, self.LOOK_S))
+            elif wait(calls, timeout=min(left, self.LOOK_S), return_when=FIRST_COMPLETED).done:
+                return
+
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Ask every run on this clock to start nothing new and to end."""
+        self._stop.set()

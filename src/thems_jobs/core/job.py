@@ -1,0 +1,45 @@
+"""A job as the runner sees it: look, plan, do; its clients are bound already."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from thems_jobs.core.facts import Facts
+from thems_jobs.core.plan import Plan, Step
+from thems_jobs.core.platform import Platform
+from thems_jobs.core.record import Record
+from thems_jobs.errors import ThemsError
+
+
+@dataclass(frozen=True)
+class Look:
+    """What to look at again: machines just touched, and the waits under way. Nothing else is asked."""
+
+    touched: frozenset[str] = frozenset()
+    waits: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of one performed step: an error, or what was learned of its machine (fields of Machine)."""
+
+    error: ThemsError | None = None
+    learned: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job on one platform.
+
+    `observe` takes the facts before (None at first: look at everything) and what to look at.
+    `perform` takes a batch of steps and returns what became of each, by key; it raises nothing but bugs.
+    `cancel` ends what takes long, soon.
+    """
+
+    name: str
+    platform: Platform
+    observe: Callable[[Facts | None, Look], Facts]
+    plan: Callable[[Facts], Plan]
+    perform: Callable[[Sequence[Step], Facts], Mapping[str, Done]]
+    change_record: Callable[[Callable[[Record], Record]], Record]
+    cancel: Callable[[], None]

@@ -1,0 +1,446 @@
+"""The loop: look, plan the whole, do the heads, look again, until nothing remains."""
+
+import logging
+import math
+import secrets
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+
+from thems_jobs.clock import Clock
+from thems_jobs.core import gates
+from thems_jobs.core.facts import Counters, Facts
+from thems_jobs.core.job import Done, Job, Look
+from thems_jobs.core.machine import answering
+from thems_jobs.core.outcome import Exit, Outcome, StepRun, machine_rows
+from thems_jobs.core.plan import Action, Plan, Refusal, Step, expected_s, heads
+from thems_jobs.core.record import Approved, Lease, Record, holds_lease, release_lease, smooth, take_lease
+from thems_jobs.errors import EffectFailed, LeaseLost, ThemsError, Transient, Unreachable
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 5  # of one effect that fails in a way worth looking again
+BACKOFF_S = 1.0  # before the second attempt, then doubled
+BATCHES = 2  # of one kind at once: while they run, later steps gather for the next
+LEASE_MARGIN_S = 5.0  # no effect starts when the lease ends sooner than this
+STOP_S = 10.0  # what may still be under way gets so long after SIGTERM; Jenkins kills after 20
+CLOSED_POLL_S = 2.0  # how often a gate that closed in mid-run is asked again
+
+
+@dataclass(frozen=True)
+class Options:
+    """How this run was asked for. `approve` is asked once, with the plan, before anything is changed."""
+
+    command: str  # to be shown, and run again, as it stands
+    started_by: str
+    approve: Callable[[Plan, Facts], bool]
+    expect_plan: str = ""
+    scheduled: bool = False  # nobody waits for it: a held lease is no refusal
+
+
+@dataclass
+class _Run:
+    """What one run keeps in mind: it may all be lost."""
+
+    job: Job
+    clock: Clock
+    options: Options
+    on_step: Callable[[StepRun], None]
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    measured: Mapping[str, float] = field(default_factory=dict)
+    lease_until: float = 0.0
+    calls: dict["Future[dict[str, Done]]", tuple[Step, ...]] = field(default_factory=dict)
+    runs: dict[str, StepRun] = field(default_factory=dict)
+    ended: list[StepRun] = field(default_factory=list)
+    attempts: dict[str, int] = field(default_factory=dict)
+    not_before: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, ThemsError] = field(default_factory=dict)
+    closed_since: float = 0.0
+    lease_error: ThemsError | None = None
+
+
+def preview(job: Job) -> tuple[Plan, Facts]:
+    """Given a job, return what it would do and the facts that rests on. Nothing is changed."""
+    facts = job.observe(None, Look())
+    return job.plan(facts), facts
+
+
+def run(job: Job, clock: Clock, options: Options, on_step: Callable[[StepRun], None]) -> Outcome:
+    """Given a job, do what its plan says until nothing remains, and return what became of it.
+
+    Raise nothing but bugs: whatever the world does ends as an outcome.
+    """
+    state, started_at = _Run(job, clock, options, on_step), clock.now()
+    try:
+        plan, before = preview(job)
+    except ThemsError as error:
+        return _outcome(state, started_at, Plan(), None, None, _refused(error))
+    state.measured = before.known_record.seconds
+    try:
+        ending = _refusal_before(state, plan, before) or _apply(state, plan)
+    except ThemsError as error:
+        ending = _Ending(Exit.HALTED if state.ended else Exit.REFUSED, str(error), (_as_refusal(error),))
+    after = before
+    if state.ended or state.runs:
+        try:
+            after = job.observe(None, Look())
+        except ThemsError as error:
+            log.warning("The platform could not be looked at after the run: %s", error)
+    return _outcome(state, started_at, plan, before, after, ending)
+
+
+@dataclass(frozen=True)
+class _Ending:
+    exit: Exit
+    message: str
+    refusals: tuple[Refusal, ...] = ()
+    again: bool = True  # running the command again is how to go on
+
+
+def _as_refusal(error: ThemsError) -> Refusal:
+    return Refusal(error.reference, error.subject, error.detail, "it to succeed", error.remedy)
+
+
+def _refused(error: ThemsError) -> _Ending:
+    return _Ending(Exit.REFUSED, f"Refused, nothing was changed: {error}", (_as_refusal(error),))
+
+
+def _refusal_before(state: _Run, plan: Plan, facts: Facts) -> _Ending | None:
+    """Given the plan, return why it ends before anything is changed, or None when it may go on."""
+    if not plan.steps and not plan.refusals:
+        exit_code = Exit.DEGRADED if plan.warnings else Exit.OK
+        return _Ending(
+            exit_code, plan.warnings[0] if plan.warnings else "Nothing to do: all is as declared.", (), False
+        )
+    if plan.refusals and not any(step.action is Action.RESTORE for step in plan.steps):
+        count = len(plan.refusals)
+        gates_closed = "1 gate is" if count == 1 else f"{count} gates are"
+        return _Ending(Exit.REFUSED, f"Refused, nothing was changed: {gates_closed} closed.", plan.refusals)
+    expected, approved = state.options.expect_plan, facts.known_record.approved
+    if expected and plan.digest != expected:
+        resumes = approved is not None and approved.digest == expected and _within(plan, approved)
+        if not resumes:
+            return _Ending(
+                Exit.REFUSED, "Refused, nothing was changed: the plan is no longer the one that was approved.",
+                (Refusal("plan-changed", "plan", plan.digest, f"{expected}, or what remains of it",
+                         "Look at the new plan (--plan) and approve that."),),
+            )  # fmt: skip
+    if not state.options.approve(plan, facts):
+        return _Ending(Exit.REFUSED, "Not approved, nothing was changed.")
+    return None
+
+
+def _approval(plan: Plan, by: str, at: float, digest: str) -> Approved:
+    """Given a plan, return what the record keeps of it: which machines may come up, which may go."""
+    down = {change.machine for change in plan.changes if change.kind == "remove"}
+    up = {step.target for step in plan.steps} - down
+    return Approved(digest, by, at, {"up": tuple(sorted(up)), "down": tuple(sorted(down))})
+
+
+def _within(plan: Plan, approved: Approved) -> bool:
+    """True if the plan touches no machine in a way that was not approved."""
+    now = _approval(plan, "", 0, "").changes
+    return all(set(now[way]) <= set(approved.changes.get(way, ())) | {"record"} for way in now)
+
+
+def _apply(state: _Run, plan: Plan) -> _Ending:
+    """Given an approved plan, hold the lease and work until nothing remains."""
+    approved = _approval(plan, state.options.started_by, state.clock.now(), state.options.expect_plan or plan.digest)
+    held = _take_lease(state, approved)
+    if held:
+        refusal = gates.lease(held, state.clock.now())
+        if state.options.scheduled:
+            return _Ending(Exit.OK, f"Skipped: the platform is {refusal.measured}.", (), False)
+        return _Ending(Exit.REFUSED, f"Refused, nothing was changed: the platform is {refusal.measured}.", (refusal,))
+    ending = None
+    try:
+        ending = _work(state, approved)
+        return ending
+    finally:
+        _let_go(state, done=ending is not None and ending.exit in (Exit.OK, Exit.DEGRADED))
+
+
+def _take_lease(state: _Run, approved: Approved) -> Lease | None:
+    """Given the approval, write it with our lease into the record; return the lease of another run if there is one."""
+    held: list[Lease] = []
+    lease_s = state.job.platform.timeouts.lease_s
+
+    def change(record: Record) -> Record:
+        taken = take_lease(record, state.token, state.options.started_by, state.clock.now(), lease_s)
+        if isinstance(taken, Lease):
+            held.append(taken)
+            return record
+        held.clear()
+        return replace(taken, approved=approved)
+
+    record = state.job.change_record(change)
+    state.lease_until = record.lease.until if record.lease and not held else 0.0
+    return held[0] if held else None
+
+
+def _renew_lease(state: _Run) -> None:
+    """Keep the lease while it is ours. Once it is lost nothing more is started."""
+    lease_s, now = state.job.platform.timeouts.lease_s, state.clock.now()
+    if state.lease_until - now > lease_s / 2 or state.lease_error:
+        return
+
+    def change(record: Record) -> Record:
+        if not record.lease or record.lease.token != state.token:
+            holder = record.lease.holder if record.lease else "nobody"
+            raise LeaseLost("lease", f"it is held by {holder} now.", "Let that run end, then run this command again.")
+        return replace(record, lease=replace(record.lease, until=now + lease_s))
+
+    try:
+        state.job.change_record(change)
+        state.lease_until = now + lease_s
+    except LeaseLost as error:
+        state.lease_error = error
+    except ThemsError as error:
+        log.warning("The lease could not be renewed: %s", error)
+        if state.lease_until - LEASE_MARGIN_S <= now:
+            state.lease_error = LeaseLost(
+                "lease", f"it could not be renewed in time: {error}", "Run the command again."
+            )
+
+
+def _let_go(state: _Run, done: bool) -> None:
+    """Give the lease back, with what was measured; a converged run's approval is over."""
+    measured: dict[str, list[float]] = {}
+    for step in state.ended:
+        if step.outcome == "ok" and step.ended_at is not None:
+            measured.setdefault(step.action, []).append(step.ended_at - step.started_at)
+
+    def change(record: Record) -> Record:
+        if not holds_lease(record, state.token, state.clock.now()):
+            return release_lease(record, state.token)
+        seconds = {**record.seconds}
+        for action, values in measured.items():
+            seconds[action] = round(smooth(seconds.get(action), fmean(values)), 1)
+        record = replace(record, seconds=seconds, approved=None if done else record.approved)
+        return release_lease(record, state.token)
+
+    try:
+        state.job.change_record(change)
+    except ThemsError as error:
+        log.warning("The lease could not be given back, it ends by itself: %s", error)
+
+
+def _work(state: _Run, approved: Approved) -> _Ending:
+    """Look, plan, do the heads, again and again; return how it ended."""
+    facts = state.job.observe(None, Look())
+    while True:
+        plan = state.job.plan(facts)
+        if not _within(plan, approved):
+            extra = "The platform changed under the run: what remains is not what was approved."
+            return _drain_calls(state, _Ending(Exit.HALTED if state.ended else Exit.REFUSED, extra))
+        _end_waits(state, plan)
+        _renew_lease(state)
+        if state.clock.stopping() or state.lease_error:
+            return _drain_calls(state, _stopped(state))
+        ready = _ready(state, plan)
+        waits = [step for step in ready if step.wait]
+        _start_waits(state, waits)
+        for batch in _batches([step for step in ready if not step.wait]):
+            _start(state, batch, facts)
+        later = [at for key, at in state.not_before.items() if any(step.key == key for step in plan.steps)]
+        if not state.calls and not waits and not state.closed_since and not later:
+            return _finished(state, plan)
+        if state.closed_since and _given_up(state):
+            return _drain_calls(state, _closed(state, plan))
+        facts = _look_again(state, facts, waits, later)
+
+
+def _ready(state: _Run, plan: Plan) -> list[Step]:
+    """Given the plan, return the heads that may begin now, and the waits that go on.
+
+    While a gate is closed only steps that give capacity back begin; waits go on.
+    """
+    now = state.clock.now()
+    whole = [refusal for refusal in plan.refusals if not refusal.machine]
+    state.closed_since = (state.closed_since or now) if whole else 0.0
+    in_flight = frozenset(step.key for steps in state.calls.values() for step in steps)
+    ready = []
+    for step in heads(plan, in_flight):
+        if step.key in state.failed or state.not_before.get(step.key, 0) > now:
+            continue
+        if whole and not step.wait and step.action is not Action.RESTORE:
+            continue
+        ready.append(step)
+    busy = [steps[0].batch for steps in state.calls.values()]
+    return [step for step in ready if not step.batch or busy.count(step.batch) < BATCHES]
+
+
+def _batches(steps: list[Step]) -> list[tuple[Step, ...]]:
+    """Given heads, return them as they are performed: those of one batch together."""
+    groups: dict[str, list[Step]] = {}
+    for step in steps:
+        groups.setdefault(step.batch or step.key, []).append(step)
+    return [tuple(group) for group in groups.values()]
+
+
+def _start(state: _Run, batch: tuple[Step, ...], facts: Facts) -> None:
+    for step in batch:
+        state.not_before.pop(step.key, None)
+        _begin(state, step)
+    call = state.clock.submit(lambda: dict(state.job.perform(batch, facts)))
+    state.calls[call] = batch
+
+
+def _start_waits(state: _Run, waits: list[Step]) -> None:
+    for step in waits:
+        if step.key not in state.runs:
+            _begin(state, step)
+        run = state.runs[step.key]
+        if step.wait and state.clock.now() - run.started_at > step.wait.deadline_s:
+            waited = EffectFailed(
+                step.target, f"{step.wait.reason}, and that was not over after {step.wait.deadline_s:g} s.",
+                "It was left as it is; look at it, then run the same command again.", f"{step.action}-deadline",
+            )  # fmt: skip
+            _end(state, step, waited)
+
+
+def _begin(state: _Run, step: Step) -> None:
+    seconds, assumed = expected_s(step, state.measured)
+    attempt = state.attempts.get(step.key, 0) + 1
+    run = StepRun(
+        step.key, str(step.action), step.target, step.node, seconds, assumed, state.clock.now(),
+        detail=f"attempt {attempt}" if attempt > 1 else step.wait.reason if step.wait else "",
+    )  # fmt: skip
+    state.runs[step.key] = run
+    state.on_step(run)
+
+
+def _end(state: _Run, step: Step, error: ThemsError | None, outcome: str = "") -> None:
+    """Note that a step ended; a transient error earns it another attempt, any other ends it for this run."""
+    run, now = state.runs.pop(step.key, None), state.clock.now()
+    if error:
+        attempts = state.attempts[step.key] = state.attempts.get(step.key, 0) + 1
+        if isinstance(error, Transient) and attempts < ATTEMPTS:
+            state.not_before[step.key] = now + BACKOFF_S * math.pow(2, attempts - 1)
+        else:
+            state.failed[step.key] = error
+    if run:
+        outcome = outcome or ("failed" if error else "ok")
+        state.ended.append(replace(run, ended_at=now, outcome=outcome, detail=str(error) if error else run.detail))
+        state.on_step(state.ended[-1])
+
+
+def _end_waits(state: _Run, plan: Plan) -> None:
+    """Note which waits are over: they have left the plan."""
+    remaining = {step.key for step in plan.steps}
+    in_flight = {step.key for steps in state.calls.values() for step in steps}
+    for key, run in list(state.runs.items()):
+        if key not in remaining and key not in in_flight:
+            _end(state, Step(Action(run.action), run.target), None)
+
+
+def _look_again(state: _Run, facts: Facts, waits: list[Step], later: list[float]) -> Facts:
+    """Wait until something ends or is due, take in what was learned, and look at what was touched."""
+    now = state.clock.now()
+    polls = [step.wait.poll_s for step in waits if step.wait] + [at - now for at in later]
+    polls += [CLOSED_POLL_S] if state.closed_since else []
+    renewal = state.lease_until - state.job.platform.timeouts.lease_s / 2 - now
+    state.clock.wait(list(state.calls), max(0.05, min([*polls, renewal, 5.0])))
+    touched: set[str] = set()
+    machines = dict(facts.machines)
+    for call in [call for call in state.calls if call.done()]:
+        for step in state.calls[call]:
+            done = call.result().get(step.key) or Done()
+            touched.add(step.target)
+            _end(state, step, done.error)
+            if step.target in machines and done.learned:
+                machines[step.target] = replace(machines[step.target], **done.learned)
+        del state.calls[call]
+    facts = replace(facts, machines=machines)
+    look = Look(frozenset(touched), tuple(waits))
+    try:
+        if state.closed_since:
+            return state.job.observe(replace(facts), Look(frozenset(facts.machines), tuple(waits)))
+        return state.job.observe(facts, look)
+    except (Transient, Unreachable) as error:
+        if not state.closed_since:
+            log.warning("Looking again: %s", error)
+        return replace(facts, at=state.clock.now())
+
+
+def _drain_calls(state: _Run, ending: _Ending) -> _Ending:
+    """Start nothing new; give what is under way a little time to end."""
+    if state.clock.stopping():
+        state.job.cancel()
+    deadline = state.clock.now() + (STOP_S if state.clock.stopping() else state.job.platform.timeouts.converge_s)
+    while state.calls and state.clock.now() < deadline:
+        state.clock.wait(list(state.calls), 0.2)
+        for call in [call for call in state.calls if call.done()]:
+            for step in state.calls.pop(call):
+                _end(state, step, (call.result().get(step.key) or Done()).error)
+    for steps in state.calls.values():
+        for step in steps:
+            _end(state, step, None, "aborted")
+    for run in list(state.runs.values()):
+        _end(state, Step(Action(run.action), run.target), None, "aborted")
+    return ending
+
+
+def _stopped(state: _Run) -> _Ending:
+    if state.lease_error:
+        return _Ending(Exit.HALTED, f"Halted: {state.lease_error}", (_as_refusal(state.lease_error),))
+    return _Ending(Exit.ABORTED, "Aborted on request; running the same command again goes on from here.")
+
+
+def _given_up(state: _Run) -> bool:
+    return state.clock.now() - state.closed_since > (state.job.platform.timeouts.patience_s if state.ended else 0)
+
+
+def _closed(state: _Run, plan: Plan) -> _Ending:
+    first = plan.refusals[0]
+    if not state.ended:
+        return _Ending(Exit.REFUSED, f"Refused, nothing was changed: {first}", plan.refusals)
+    return _Ending(Exit.HALTED, f"Halted, a gate closed on the way: {first}", plan.refusals)
+
+
+def _finished(state: _Run, plan: Plan) -> _Ending:
+    """Given that nothing is under way and nothing can begin, return how the run ended."""
+    refusals = (*plan.refusals, *(_as_refusal(error) for error in state.failed.values()))
+    if state.failed or plan.refusals or plan.steps:
+        first = next(iter(state.failed.values()), None) or (plan.refusals[0] if plan.refusals else "")
+        return _Ending(Exit.HALTED, f"Halted: {first}", refusals)
+    made = len({step.target for step in state.ended if step.action == Action.SERVE})
+    gone = len({step.target for step in state.ended if step.action == Action.AWAIT_DESTROY})
+    parts = [f"{made} now serve" if made else "", f"{gone} are gone" if gone else ""]
+    text = ", ".join(part for part in parts if part) or "all is as declared"
+    exit_code = Exit.DEGRADED if plan.warnings else Exit.OK
+    return _Ending(exit_code, f"Done: {text}." + "".join(f" {w}" for w in plan.warnings), (), False)
+
+
+def _outcome(
+    state: _Run, started_at: float, plan: Plan, before: Facts | None, after: Facts | None, ending: _Ending
+) -> Outcome:
+    return Outcome(
+        command=state.options.command,
+        platform=state.job.platform.name,
+        started_by=state.options.started_by,
+        started_at=started_at,
+        ended_at=state.clock.now(),
+        exit=ending.exit,
+        message=ending.message,
+        next=state.options.command if ending.again else "",
+        plan=plan,
+        measured=state.measured,
+        steps=tuple(state.ended),
+        refusals=ending.refusals,
+        warnings=plan.warnings,
+        before=machine_rows(before) if before else (),
+        after=machine_rows(after) if after else (),
+        served=_served(before, after) if before and after else None,
+    )
+
+
+def _served(before: Facts, after: Facts) -> Counters | None:
+    """Given the facts before and after, return the requests in between; None if a balancer was restarted or replaced."""
+    first, last = answering(before), answering(after)
+    if not first or first.keys() != last.keys():
+        return None
+    requests = [last[name].counters.requests - first[name].counters.requests for name in first]
+    failed = [last[name].counters.failed - first[name].counters.failed for name in first]
+    return Counters(sum(requests), sum(failed)) if min(requests) >= 0 and min(failed) >= 0 else None
