@@ -1,0 +1,397 @@
+"""Looking at a platform: at all of it once, then only at what was touched or is under way.
+
+A request costs a cluster something, so tasks are asked for all machines at once and only when they can have ended.
+"""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from thems_jobs.clients.ansible import Ansible
+from thems_jobs.clients.balancer import Balancers
+from thems_jobs.clients.proxmox import Proxmox, Resources, Task, VmConfig, VmRow
+from thems_jobs.clients.ssh import Ssh
+from thems_jobs.clients.web_check import WebCheck
+from thems_jobs.clock import Clock
+from thems_jobs.core.facts import (
+    Balancer,
+    Facts,
+    Machine,
+    Phase,
+    Stranger,
+    TemplateImage,
+    Unknown,
+)
+from thems_jobs.core.identity import address_of, doubts, read_stamp, resembles, tags_of, tier_of
+from thems_jobs.core.job import Look
+from thems_jobs.core.machine import balanced
+from thems_jobs.core.plan import ASSUMED_S, Action
+from thems_jobs.core.platform import Platform, addresses_of
+from thems_jobs.core.record import Record
+from thems_jobs.errors import EffectFailed, Refused, Transient, Unreachable
+
+TASKS_POLL_S = 2.0  # at most so often are the cluster's tasks asked for when one should be over
+TASKS_IDLE_POLL_S = 10.0  # and so often when none can be over yet
+PROBES = 64  # connections tried at the same time
+
+
+@dataclass(frozen=True)
+class Clients:
+    """Everything outside that a job on machines needs."""
+
+    proxmox: Proxmox
+    ssh: Ssh
+    balancers: Balancers
+    ansible: Ansible
+    web: WebCheck
+    clock: Clock
+    roles: Mapping[str, str]  # by tier: digest of the configuration its machines should have
+
+
+def observe(platform: Platform, clients: Clients, previous: Facts | None, look: Look) -> Facts:
+    """Given the facts before and what to look at again, return the facts now. None before: look at everything.
+
+    Raise Unreachable if the cluster does not answer: nothing can be decided then.
+    """
+    if previous is None:
+        return _everything(platform, clients)
+    facts = replace(previous, at=clients.clock.now())
+    if any(name not in facts.machines for name in look.touched):
+        facts = _follow_record(platform, clients, facts)
+    facts = _follow_tasks(platform, clients, facts, look)
+    facts = _follow_boots(clients, facts, look)
+    return _follow_balancers(platform, clients, facts, look)
+
+
+# Everything
+
+
+def _everything(platform: Platform, clients: Clients) -> Facts:
+    """Ask for all there is to know, the independent questions at the same time."""
+    with ThreadPoolExecutor(max_workers=PROBES) as pool:
+        record = pool.submit(_record, clients)
+        quorate = pool.submit(clients.proxmox.quorate)
+        resources = clients.proxmox.resources()
+        known = record.result()
+        rows = _rows_of_interest(platform, resources, known)
+        configs = dict(zip(rows, pool.map(lambda row: clients.proxmox.config(row.node, row.vmid), rows), strict=True))
+        templates = {
+            name: found
+            for name in platform.tiers
+            if (found := _template(platform, name, resources, clients.proxmox)) is not None
+        }
+        machines, strangers = _sort_out(platform, known, configs)
+        ours = {machine.address for machine in machines.values()}
+        every = {address for tier in platform.tiers.values() for address in addresses_of(tier.network)} | ours
+        open_now = dict(zip(every, pool.map(clients.ssh.answers, every), strict=True))
+        machines = {
+            name: _awake(clients, machine, open_now[machine.address]) for name, machine in machines.items()
+        }
+        facts = Facts(
+            at=clients.clock.now(),
+            record=known,
+            machines=machines,
+            strangers=tuple(strangers),
+            nodes=resources.nodes,
+            storages=resources.storages,
+            templates=templates,
+            taken_vmids=frozenset(row.vmid for row in resources.vms),
+            taken_addresses={a: "a machine answers there" for a in every - ours if open_now[a]},
+            quorate=quorate.result(),
+            roles=clients.roles,
+        )
+    clients.ssh.know({machine.address: machine.host_key for machine in machines.values() if machine.host_key})
+    return _ask_balancers(platform, clients, facts)
+
+
+def _record(clients: Clients) -> Record | Unknown:
+    try:
+        return clients.proxmox.read_record()[0]
+    except Refused as error:
+        return Unknown(error.detail)
+
+
+def _rows_of_interest(platform: Platform, resources: Resources, record: Record | Unknown) -> list[VmRow]:
+    """Return the VMs that are ours or stand where ours would; templates and the record VM are neither."""
+    intents = {} if isinstance(record, Unknown) else record.intents
+    reserved = {intent.vmid for intent in intents.values()}
+    return [
+        row
+        for row in resources.vms
+        if not row.template
+        and row.vmid != platform.proxmox.record_vmid
+        and (row.vmid in reserved or resembles(platform, row.vmid, row.name, row.pool, row.tags))
+    ]
+
+
+def _template(platform: Platform, tier: str, resources: Resources, proxmox: Proxmox) -> TemplateImage | None:
+    wanted = platform.tiers[tier].template
+    for row in resources.vms:
+        if row.template and row.vmid == wanted.vmid and row.name == wanted.name:
+            config = proxmox.config(row.node, row.vmid)
+            return TemplateImage(row.name, row.vmid, row.node, config.created_at) if config else None
+    return None
+
+
+def _sort_out(
+    platform: Platform, record: Record | Unknown, configs: Mapping[VmRow, VmConfig | None]
+) -> tuple[dict[str, Machine], list[Stranger]]:
+    """Given the VMs of interest, return our machines and the strangers among them."""
+    intents = {} if isinstance(record, Unknown) else dict(record.intents)
+    names = {intent.vmid: name for name, intent in intents.items()}
+    machines: dict[str, Machine] = {}
+    strangers = []
+    for row, config in configs.items():
+        if config is None:
+            continue  # it went away between two questions
+        name = names.get(row.vmid, config.name)
+        if row.vmid in names and config.lock == "clone":
+            machines[name] = replace(_reserved(platform, name, row.vmid), exists=True, locked="clone", node=row.node)
+            continue
+        why = doubts(platform, row.vmid, config.name, row.pool, read_stamp(config.description))
+        if not why:
+            machines[config.name] = _ours(platform, row, config)
+        elif row.vmid in names:
+            machines[name] = replace(_reserved(platform, name, row.vmid), clone=f"VM {row.vmid} was taken: {why}")
+        else:
+            strangers.append(Stranger(row.vmid, config.name, row.pool, why))
+    for name, intent in intents.items():
+        if name not in machines and tier_of(platform, name):
+            machines[name] = _reserved(platform, name, intent.vmid)
+    return machines, strangers
+
+
+def _reserved(platform: Platform, name: str, vmid: int) -> Machine:
+    return Machine(name, tier_of(platform, name) or "", vmid, address_of(platform, name))
+
+
+def _ours(platform: Platform, row: VmRow, config: VmConfig) -> Machine:
+    """Given a VM that proved to be ours, return it as a machine."""
+    stamp = read_stamp(config.description)
+    assert stamp is not None  # noqa: S101 - `doubts` found none, so there is a stamp
+    return Machine(
+        name=config.name,
+        tier=stamp.tier,
+        vmid=row.vmid,
+        address=address_of(platform, config.name),
+        exists=True,
+        node=row.node,
+        stamp=stamp,
+        digest=config.digest,
+        configured=set(tags_of(stamp)) <= set(config.tags),
+        locked=config.lock,
+        running=row.status == "running",
+        host_key=stamp.host_key,
+        converged=stamp.converged,
+    )
+
+
+def _awake(clients: Clients, machine: Machine, ssh_open: bool) -> Machine:
+    """Given whether its SSH port answers, return the machine with its power state; asked for only in doubt.
+
+    The list of all VMs lags by up to ten seconds; an open port does not.
+    """
+    if not machine.exists or machine.locked:
+        return machine
+    running = ssh_open or clients.proxmox.running(machine.node, machine.vmid)
+    machine = replace(machine, running=running, ssh_open=ssh_open)
+    return _with_host_key(clients, machine) if ssh_open else machine
+
+
+def _with_host_key(clients: Clients, machine: Machine) -> Machine:
+    """Given a machine that answers, return it with its host key, read through the guest agent if not known yet."""
+    if machine.host_key:
+        return machine
+    key = clients.proxmox.agent_read(machine.node, machine.vmid, "/etc/ssh/ssh_host_ed25519_key.pub")
+    return replace(machine, host_key=" ".join(key.split()[:2]) if key else "")
+
+
+# What is under way
+
+
+def _follow_record(platform: Platform, clients: Clients, facts: Facts) -> Facts:
+    """Read the record again; machines it has newly reserved, or reserved another id for, become known."""
+    record = _record(clients)
+    intents = {} if isinstance(record, Unknown) else record.intents
+    machines = dict(facts.machines)
+    for name, intent in intents.items():
+        known = machines.get(name)
+        if tier_of(platform, name) and (known is None or (not known.exists and known.vmid != intent.vmid)):
+            attempt = known.clone_attempt + 1 if known else 1
+            machines[name] = replace(_reserved(platform, name, intent.vmid), clone_attempt=attempt)
+    machines = {name: m for name, m in machines.items() if m.exists or m.task or name in intents}
+    return replace(facts, record=record, machines=machines)
+
+def _follow_tasks(platform: Platform, clients: Clients, facts: Facts, look: Look) -> Facts:
+    """Look at machines whose clone, start, stop or removal was touched or is waited for."""
+    waited = {
+        step.target: step.action
+        for step in look.waits
+        if step.action in (Action.AWAIT_CLONE, Action.AWAIT_STOP, Action.AWAIT_DESTROY, Action.AWAIT_BOOT)
+    }
+    names = [name for name in waited if name in facts.machines]
+    unclear = [
+        name for name in look.touched if (machine := facts.machines.get(name)) and not machine.exists and not machine.task
+    ]
+    if not unclear and not _tasks_due(facts, waited):
+        return facts
+    facts = replace(facts, polled_at=facts.at)
+    tasks = {task.upid: task for task in clients.proxmox.tasks()} if names else {}
+    resources: Resources | None = None
+    machines = dict(facts.machines)
+    for name in {*names, *unclear}:
+        machine = machines[name]
+        task = _task_of(clients, tasks, machine)
+        if task and task.ended_at is None:
+            continue
+        if machine.power == "starting" and not (task and task.error):
+            machines[name] = replace(machine, power="", task="")
+            continue
+        resources = resources or clients.proxmox.resources()
+        after = _after_task(platform, clients, facts, machine, task, resources)
+        if after:
+            machines[name] = after
+        else:
+            del machines[name]
+    taken = frozenset(row.vmid for row in resources.vms) if resources else facts.taken_vmids
+    return replace(facts, machines=machines, taken_vmids=taken)
+
+
+def _tasks_due(facts: Facts, waited: Mapping[str, Action]) -> bool:
+    """True if a task that is waited for can be over by now, going by how long it takes as a rule."""
+    since = facts.at - facts.polled_at
+    seconds = facts.known_record.seconds
+    for name, action in waited.items():
+        machine = facts.machines.get(name)
+        if machine is None or (action is Action.AWAIT_BOOT and (machine.power != "starting" or since < TASKS_IDLE_POLL_S)):
+            continue
+        expected_s = seconds.get(action, min(ASSUMED_S[action], 5.0))
+        over = facts.at - machine.task_at > 0.8 * expected_s
+        if since >= (TASKS_POLL_S if over else TASKS_IDLE_POLL_S):
+            return True
+    return False
+
+
+def _task_of(clients: Clients, tasks: Mapping[str, Task], machine: Machine) -> Task | None:
+    if not machine.task:
+        return None
+    return tasks.get(machine.task) or clients.proxmox.task(machine.task)
+
+
+def _after_task(
+    platform: Platform, clients: Clients, facts: Facts, machine: Machine, task: Task | None, resources: Resources
+) -> Machine | None:
+    """Given a machine whose task ended (or was begun by an earlier run), return it as it is now; None if it is gone."""
+    row = next((row for row in resources.vms if row.vmid == machine.vmid), None)
+    config = clients.proxmox.config(row.node, row.vmid) if row else None
+    error = task.error if task else ""
+    if row is None or config is None:
+        if machine.name in facts.known_record.intents and machine.power != "destroying":
+            return replace(machine, exists=False, clone=error, task="", locked="", running=False)
+        return None
+    if config.lock == "clone" and not error:
+        return replace(machine, exists=True, locked="clone", clone="", node=row.node)
+    record = Record(intents={machine.name: facts.known_record.intents[machine.name]}) if not machine.stamp else Record()
+    seen = _sort_out(platform, record, {row: config})[0].get(machine.name)
+    if seen is None:
+        return None
+    if not seen.exists:
+        return replace(seen, clone_attempt=machine.clone_attempt)
+    running = clients.proxmox.running(row.node, row.vmid) if machine.power else seen.running
+    attempt = machine.power_attempt + (1 if error else 0)
+    return replace(
+        seen, running=running, power=error if machine.power else "", power_attempt=attempt, clone="",
+        clone_attempt=machine.clone_attempt, host_key=seen.host_key or machine.host_key, ssh_open=running and machine.ssh_open,
+        converged=machine.converged, health=machine.health, renewed=machine.renewed, warm=machine.warm,
+    )  # fmt: skip
+
+
+def _follow_boots(clients: Clients, facts: Facts, look: Look) -> Facts:
+    """Knock at the machines that boot; read the host key of those that open."""
+    booting = [
+        facts.machines[step.target]
+        for step in look.waits
+        if step.action is Action.AWAIT_BOOT and step.target in facts.machines
+    ]
+    if not booting:
+        return facts
+    with ThreadPoolExecutor(max_workers=PROBES) as pool:
+        seen = list(pool.map(lambda machine: _knock(clients, machine), booting))
+    clients.ssh.know({machine.address: machine.host_key for machine in seen if machine.host_key})
+    return replace(facts, machines={**facts.machines, **{machine.name: machine for machine in seen}})
+
+
+def _knock(clients: Clients, machine: Machine) -> Machine:
+    if not clients.ssh.answers(machine.address):
+        return replace(machine, ssh_open=False)
+    try:
+        return _with_host_key(clients, replace(machine, ssh_open=True, running=True))
+    except (Transient, Unreachable, EffectFailed):
+        return machine  # the agent is not there yet: the wait has a deadline
+
+
+# The balancers
+
+
+def _follow_balancers(platform: Platform, clients: Clients, facts: Facts, look: Look) -> Facts:
+    """Ask the balancers again when a step changed them, or a wait is for them."""
+    waiting = any(step.action in (Action.AWAIT_UP, Action.AWAIT_DRAIN) for step in look.waits)
+    if not waiting and not look.touched:
+        return facts
+    return _ask_balancers(platform, clients, facts)
+
+
+def _ask_balancers(platform: Platform, clients: Clients, facts: Facts) -> Facts:
+    """Ask every balancer that serves, or leaves, at the same time; note who has been quiet since when."""
+    hosts = {
+        machine.name: machine
+        for machine in facts.of_tier(platform.balancing.balancer_tier)
+        if machine.phase in (Phase.SERVING, Phase.DRAINING) and machine.exists and not machine.power
+    }
+    views = clients.balancers.show({name: machine.address for name, machine in hosts.items()})
+    serving = {name: view for name, view in views.items() if hosts[name].phase is Phase.SERVING}
+    quiet = {
+        name: facts.quiet_since.get(name, facts.at)
+        for name, machine in facts.machines.items()
+        if machine.phase is Phase.DRAINING and _is_quiet(platform, machine, serving, views)
+    }
+    machines = {
+        name: replace(machine, health=_health(platform, machine, views) or machine.health)
+        for name, machine in facts.machines.items()
+    }
+    return replace(facts, balancers=serving, quiet_since=quiet, machines=machines)
+
+
+def _is_quiet(
+    platform: Platform,
+    machine: Machine,
+    serving: Mapping[str, Balancer | Unknown],
+    views: Mapping[str, Balancer | Unknown],
+) -> bool:
+    """True if nobody has a connection to a leaving machine. A balancer that cannot say so says no."""
+    if not balanced(platform, machine.tier):
+        view = views.get(machine.name)
+        return isinstance(view, Balancer) and view.connections == 0 and not view.holds
+    seen: Iterable[Balancer | Unknown] = serving.values()
+    return all(
+        isinstance(view, Balancer) and (machine.name not in view.servers or view.servers[machine.name].connections == 0)
+        for view in seen
+    )
+
+
+def _health(platform: Platform, machine: Machine, views: Mapping[str, Balancer | Unknown]) -> str:
+    """Given what the balancers see, return "ok", what is wrong, or "" if they cannot tell."""
+    if machine.phase is not Phase.SERVING:
+        return ""
+    if not balanced(platform, machine.tier):
+        view = views.get(machine.name)
+        return "ok" if isinstance(view, Balancer) else view.reason if view else ""
+    seen = [
+        view.servers[machine.name]
+        for view in views.values()
+        if isinstance(view, Balancer) and machine.name in view.servers
+    ]
+    if not seen:
+        return ""
+    return "ok" if any(server.up for server in seen) else "the balancers find it down"
+

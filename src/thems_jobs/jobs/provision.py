@@ -1,0 +1,58 @@
+"""provision: bring a tier, or the whole platform, to its declared state; redeploy single machines."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from thems_jobs.core.capacity import targets
+from thems_jobs.core.facts import Facts
+from thems_jobs.core.fleet import plan_tiers
+from thems_jobs.core.identity import tier_of
+from thems_jobs.core.job import Job
+from thems_jobs.core.plan import Plan
+from thems_jobs.core.platform import Platform
+from thems_jobs.jobs.observe import Clients, observe
+from thems_jobs.jobs.perform import perform
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """`tiers` empty means all of them; `replace` names machines to be made anew, without losing capacity."""
+
+    tiers: tuple[str, ...] = ()
+    replace: tuple[str, ...] = ()
+
+
+def mistakes(platform: Platform, parameters: Parameters) -> list[str]:
+    """Given parameters, return one sentence for each that cannot be meant."""
+    known = ", ".join(platform.tiers)
+    wrong = [f"Unknown tier {name!r}: the platform has {known}." for name in parameters.tiers if name not in platform.tiers]
+    for name in parameters.replace:
+        tier = tier_of(platform, name)
+        if tier is None:
+            wrong.append(f"--replace {name}: a machine's name is {platform.name}-TIER-NUMBER, with a tier of {known}.")
+        elif parameters.tiers and tier not in parameters.tiers:
+            wrong.append(f"--replace {name}: it belongs to tier {tier}, which was not asked for.")
+    return wrong
+
+
+def plan(platform: Platform, parameters: Parameters, facts: Facts) -> Plan:
+    """Given the facts, return what remains until the tiers are as declared."""
+    wanted = targets(platform, facts)
+    tiers: Mapping[str, int] = {name: wanted[name] for name in parameters.tiers} if parameters.tiers else wanted
+    if parameters.replace and not parameters.tiers:
+        tiers = {name: wanted[name] for name in {tier_of(platform, machine) or "" for machine in parameters.replace}}
+    return plan_tiers(platform, facts, tiers, frozenset(parameters.replace))
+
+
+def job(platform: Platform, parameters: Parameters, clients: Clients) -> Job:
+    """Given a platform and its clients, return the job for the runner."""
+    return Job(
+        name="provision",
+        platform=platform,
+        observe=partial(observe, platform, clients),
+        plan=partial(plan, platform, parameters),
+        perform=partial(perform, platform, clients),
+        change_record=clients.proxmox.change_record,
+        cancel=clients.ansible.cancel,
+    )
