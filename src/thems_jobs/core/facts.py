@@ -168,6 +168,7 @@ class Facts:
     storages: tuple[Storage, ...] = ()
     templates: Mapping[str, TemplateImage] = field(default_factory=dict)  # by tier
     balancers: Mapping[str, Balancer | Unknown] = field(default_factory=dict)  # by machine name
+    holders: tuple[str, ...] = ()  # machines that have the VRRP address, whatever their phase
     quiet_since: Mapping[str, float] = field(default_factory=dict)  # drained on every balancer, since when
     taken_vmids: frozenset[int] = frozenset()
     taken_addresses: Mapping[str, str] = field(default_factory=dict)  # address: who answers there

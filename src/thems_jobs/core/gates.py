@@ -110,7 +110,7 @@ def balancers(platform: Platform, facts: Facts) -> list[Refusal]:
 
     A platform whose balancers are still to be made has none to ask.
     """
-    refusals, holders = [], []
+    refusals = []
     for name, view in facts.balancers.items():
         if isinstance(view, Unknown):
             refusals.append(
@@ -120,7 +120,6 @@ def balancers(platform: Platform, facts: Facts) -> list[Refusal]:
                 )
             )  # fmt: skip
             continue
-        holders += [name] if platform.balancing.address in view.holds else []
         unknown = sorted(server for server in view.servers if tier_of(platform, server) != platform.balancing.web_tier)
         if unknown:
             refusals.append(
@@ -129,11 +128,11 @@ def balancers(platform: Platform, facts: Facts) -> list[Refusal]:
                     "Somebody added it by hand: take it out, or bring it under the platform's names.",
                 )
             )  # fmt: skip
-    if facts.balancers and len(holders) != 1:
+    if facts.balancers and len(facts.holders) != 1:
         refusals.append(
             Refusal(
                 "vrrp-holder", platform.balancing.address,
-                f"held by {' and '.join(holders) if holders else 'nobody'}", "exactly one holder",
+                f"held by {' and '.join(facts.holders) or 'nobody'}", "exactly one holder",
                 "Look at keepalived on the balancers (journalctl -u keepalived) and at the network between them.",
             )
         )  # fmt: skip

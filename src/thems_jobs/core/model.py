@@ -125,5 +125,5 @@ def _joined(platform: Platform, facts: Facts, machine: Machine) -> Facts:
         return facts
     peers = [view for view in facts.balancers.values() if isinstance(view, Balancer)]
     servers = dict(peers[0].servers) if peers else {}
-    holds = () if peers else (platform.balancing.address,)
-    return replace(facts, balancers={**facts.balancers, machine.name: Balancer(servers, "", holds)})
+    holders = facts.holders or (machine.name,)
+    return replace(facts, balancers={**facts.balancers, machine.name: Balancer(servers, "")}, holders=holders)

@@ -84,9 +84,7 @@ def _everything(platform: Platform, clients: Clients) -> Facts:
         ours = {machine.address for machine in machines.values()}
         every = {address for tier in platform.tiers.values() for address in addresses_of(tier.network)} | ours
         open_now = dict(zip(every, pool.map(clients.ssh.answers, every), strict=True))
-        machines = {
-            name: _awake(clients, machine, open_now[machine.address]) for name, machine in machines.items()
-        }
+        machines = {name: _awake(clients, machine, open_now[machine.address]) for name, machine in machines.items()}
         facts = Facts(
             at=clients.clock.now(),
             record=known,
@@ -222,6 +220,7 @@ def _follow_record(platform: Platform, clients: Clients, facts: Facts) -> Facts:
     machines = {name: m for name, m in machines.items() if m.exists or m.task or name in intents}
     return replace(facts, record=record, machines=machines)
 
+
 def _follow_tasks(platform: Platform, clients: Clients, facts: Facts, look: Look) -> Facts:
     """Look at machines whose clone, start, stop or removal was touched or is waited for."""
     waited = {
@@ -231,7 +230,9 @@ def _follow_tasks(platform: Platform, clients: Clients, facts: Facts, look: Look
     }
     names = [name for name in waited if name in facts.machines]
     unclear = [
-        name for name in look.touched if (machine := facts.machines.get(name)) and not machine.exists and not machine.task
+        name
+        for name in look.touched
+        if (machine := facts.machines.get(name)) and not machine.exists and not machine.task
     ]
     if not unclear and not _tasks_due(facts, waited):
         return facts
@@ -263,7 +264,9 @@ def _tasks_due(facts: Facts, waited: Mapping[str, Action]) -> bool:
     seconds = facts.known_record.seconds
     for name, action in waited.items():
         machine = facts.machines.get(name)
-        if machine is None or (action is Action.AWAIT_BOOT and (machine.power != "starting" or since < TASKS_IDLE_POLL_S)):
+        if machine is None or (
+            action is Action.AWAIT_BOOT and (machine.power != "starting" or since < TASKS_IDLE_POLL_S)
+        ):
             continue
         expected_s = seconds.get(action, min(ASSUMED_S[action], 5.0))
         over = facts.at - machine.task_at > 0.8 * expected_s
@@ -342,11 +345,11 @@ def _follow_balancers(platform: Platform, clients: Clients, facts: Facts, look: 
 
 
 def _ask_balancers(platform: Platform, clients: Clients, facts: Facts) -> Facts:
-    """Ask every balancer that serves, or leaves, at the same time; note who has been quiet since when."""
+    """Ask every balancer that is configured, at the same time; note who has been quiet since when."""
     hosts = {
         machine.name: machine
         for machine in facts.of_tier(platform.balancing.balancer_tier)
-        if machine.phase in (Phase.SERVING, Phase.DRAINING) and machine.exists and not machine.power
+        if machine.exists and machine.converged and machine.host_key and not machine.power
     }
     views = clients.balancers.show({name: machine.address for name, machine in hosts.items()})
     serving = {name: view for name, view in views.items() if hosts[name].phase is Phase.SERVING}
@@ -359,7 +362,9 @@ def _ask_balancers(platform: Platform, clients: Clients, facts: Facts) -> Facts:
         name: replace(machine, health=_health(platform, machine, views) or machine.health)
         for name, machine in facts.machines.items()
     }
-    return replace(facts, balancers=serving, quiet_since=quiet, machines=machines)
+    address = platform.balancing.address
+    holders = tuple(name for name, view in views.items() if isinstance(view, Balancer) and address in view.holds)
+    return replace(facts, balancers=serving, holders=holders, quiet_since=quiet, machines=machines)
 
 
 def _is_quiet(
@@ -394,4 +399,3 @@ def _health(platform: Platform, machine: Machine, views: Mapping[str, Balancer |
     if not seen:
         return ""
     return "ok" if any(server.up for server in seen) else "the balancers find it down"
-

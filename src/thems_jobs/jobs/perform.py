@@ -82,9 +82,7 @@ def _clone(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Ma
     machine = facts.machines[step.target]
     template = facts.templates[machine.tier]
     image = f"{template.name}@{int(template.built_at)}"
-    stamp = Stamp(
-        platform.name, machine.name, machine.vmid, machine.tier, Phase.BUILDING, image=image, since=facts.at
-    )
+    stamp = Stamp(platform.name, machine.name, machine.vmid, machine.tier, Phase.BUILDING, image=image, since=facts.at)
     try:
         task = clients.proxmox.clone(
             template, vmid=machine.vmid, name=machine.name, pool=platform.proxmox.pool,
@@ -139,7 +137,9 @@ def _destroy(platform: Platform, clients: Clients, facts: Facts, step: Step) -> 
     config = _identified(platform, clients, machine)
     stamp = read_stamp(config.description)
     if stamp is None or stamp.phase is Phase.SERVING or config.protection:
-        raise IdentityMismatch(machine.name, "it serves visitors again, so it was not destroyed.", "Look at who did that.")
+        raise IdentityMismatch(
+            machine.name, "it serves visitors again, so it was not destroyed.", "Look at who did that."
+        )
     task = clients.proxmox.destroy(machine.node, machine.vmid)
     return {"power": "destroying", "locked": "destroyed", "task": task, "task_at": clients.clock.now()}
 
@@ -157,7 +157,9 @@ def _identified(platform: Platform, clients: Clients, machine: Machine) -> VmCon
     return config
 
 
-def _enter_phase(platform: Platform, clients: Clients, facts: Facts, machine: Machine, phase: Phase) -> Mapping[str, Any]:
+def _enter_phase(
+    platform: Platform, clients: Clients, facts: Facts, machine: Machine, phase: Phase
+) -> Mapping[str, Any]:
     """Write a machine's new phase into its stamp and tags; a serving machine is protected against removal."""
     config = _identified(platform, clients, machine)
     old = read_stamp(config.description)
@@ -234,9 +236,7 @@ def _check(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Ma
     return {"warm": True, "health": "ok"}
 
 
-def _give_weight(
-    platform: Platform, clients: Clients, facts: Facts, steps: Sequence[Step], weight: int | None
-) -> None:
+def _give_weight(platform: Platform, clients: Clients, facts: Facts, steps: Sequence[Step], weight: int | None) -> None:
     """Give the machines of the steps this weight on every balancer; None takes them out of the tables."""
     web = {step.target: weight for step in steps if balanced(platform, tier_of(platform, step.target) or "")}
     if not web:

@@ -26,7 +26,9 @@ class Parameters:
 def mistakes(platform: Platform, parameters: Parameters) -> list[str]:
     """Given parameters, return one sentence for each that cannot be meant."""
     known = ", ".join(platform.tiers)
-    wrong = [f"Unknown tier {name!r}: the platform has {known}." for name in parameters.tiers if name not in platform.tiers]
+    wrong = [
+        f"Unknown tier {name!r}: the platform has {known}." for name in parameters.tiers if name not in platform.tiers
+    ]
     for name in parameters.replace:
         tier = tier_of(platform, name)
         if tier is None:

@@ -98,7 +98,8 @@ def plan(platform: Platform, parameters: Parameters, facts: Facts) -> Plan:
     tiers_plan = plan_tiers(platform, facts, targets)
     first = frozenset(step.key for step in claiming)
     steps = tuple(
-        replace(step, after=step.after | first) if step.action is not Action.RESTORE else step for step in tiers_plan.steps
+        replace(step, after=step.after | first) if step.action is not Action.RESTORE else step
+        for step in tiers_plan.steps
     )
     refusals = tiers_plan.refusals + tuple(_unknown_claims(parameters, facts))
     warnings = tuple(_events_that_do_not_fit(platform, parameters, facts, record))
