@@ -2,7 +2,6 @@
 
 import logging
 import math
-import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from thems_jobs.core.job import Done, Job, Look
 from thems_jobs.core.machine import answering
 from thems_jobs.core.outcome import Exit, Outcome, StepRun, machine_rows
 from thems_jobs.core.plan import Action, Plan, Refusal, Step, expected_s, heads
-from thems_jobs.core.record import Approved, Lease, Record, holds_lease, release_lease, smooth, take_lease
+from thems_jobs.core.record import Approved, Lease, Record, holds_lease, release_lease, smooth
 from thems_jobs.errors import EffectFailed, LeaseLost, ThemsError, Transient, Unreachable
 
 log = logging.getLogger(__name__)
@@ -35,6 +34,8 @@ class Options:
     command: str  # to be shown, and run again, as it stands
     started_by: str
     approve: Callable[[Plan, Facts], bool]
+    token: str  # identifies this run in the lease
+    is_over: Callable[[str], bool] = lambda _token: False  # whether the run of a token is certainly dead
     expect_plan: str = ""
     scheduled: bool = False  # nobody waits for it: a held lease is no refusal
 
@@ -47,7 +48,6 @@ class _Run:
     clock: Clock
     options: Options
     on_step: Callable[[StepRun], None]
-    token: str = field(default_factory=lambda: secrets.token_hex(8))
     measured: Mapping[str, float] = field(default_factory=dict)
     lease_until: float = 0.0
     calls: dict["Future[dict[str, Done]]", tuple[Step, ...]] = field(default_factory=dict)
@@ -117,6 +117,8 @@ def _refusal_before(state: _Run, plan: Plan, facts: Facts) -> _Ending | None:
         count = len(plan.refusals)
         gates_closed = "1 gate is" if count == 1 else f"{count} gates are"
         return _Ending(Exit.REFUSED, f"Refused, nothing was changed: {gates_closed} closed.", plan.refusals)
+    if (held := _held_by_another(state, facts.known_record)) is not None:
+        return _lease_ending(state, held)
     expected, approved = state.options.expect_plan, facts.known_record.approved
     if expected and plan.digest != expected:
         resumes = approved is not None and approved.digest == expected and _within(plan, approved)
@@ -149,10 +151,7 @@ def _apply(state: _Run, plan: Plan) -> _Ending:
     approved = _approval(plan, state.options.started_by, state.clock.now(), state.options.expect_plan or plan.digest)
     held = _take_lease(state, approved)
     if held:
-        refusal = gates.lease(held, state.clock.now())
-        if state.options.scheduled:
-            return _Ending(Exit.OK, f"Skipped: the platform is {refusal.measured}.", (), False)
-        return _Ending(Exit.REFUSED, f"Refused, nothing was changed: the platform is {refusal.measured}.", (refusal,))
+        return _lease_ending(state, held)
     ending = None
     try:
         ending = _work(state, approved)
@@ -161,18 +160,33 @@ def _apply(state: _Run, plan: Plan) -> _Ending:
         _let_go(state, done=ending is not None and ending.exit in (Exit.OK, Exit.DEGRADED))
 
 
+def _held_by_another(state: _Run, record: Record) -> Lease | None:
+    """Given the record, return the lease of another run that is, as far as can be known, alive."""
+    lease = record.lease
+    if lease is None or lease.token == state.options.token or lease.until <= state.clock.now():
+        return None
+    return None if state.options.is_over(lease.token) else lease
+
+
+def _lease_ending(state: _Run, held: Lease) -> _Ending:
+    refusal = gates.lease(held, state.clock.now())
+    if state.options.scheduled:
+        return _Ending(Exit.OK, f"Skipped: the platform is {refusal.measured}.", (), False)
+    return _Ending(Exit.REFUSED, f"Refused, nothing was changed: the platform is {refusal.measured}.", (refusal,))
+
+
 def _take_lease(state: _Run, approved: Approved) -> Lease | None:
     """Given the approval, write it with our lease into the record; return the lease of another run if there is one."""
     held: list[Lease] = []
     lease_s = state.job.platform.timeouts.lease_s
 
     def change(record: Record) -> Record:
-        taken = take_lease(record, state.token, state.options.started_by, state.clock.now(), lease_s)
-        if isinstance(taken, Lease):
-            held.append(taken)
-            return record
         held.clear()
-        return replace(taken, approved=approved)
+        if (other := _held_by_another(state, record)) is not None:
+            held.append(other)
+            return record
+        lease = Lease(state.options.token, state.options.started_by, state.clock.now() + lease_s)
+        return replace(record, lease=lease, approved=approved)
 
     record = state.job.change_record(change)
     state.lease_until = record.lease.until if record.lease and not held else 0.0
@@ -186,7 +200,7 @@ def _renew_lease(state: _Run) -> None:
         return
 
     def change(record: Record) -> Record:
-        if not record.lease or record.lease.token != state.token:
+        if not record.lease or record.lease.token != state.options.token:
             holder = record.lease.holder if record.lease else "nobody"
             raise LeaseLost("lease", f"it is held by {holder} now.", "Let that run end, then run this command again.")
         return replace(record, lease=replace(record.lease, until=now + lease_s))
@@ -212,13 +226,13 @@ def _let_go(state: _Run, done: bool) -> None:
             measured.setdefault(step.action, []).append(step.ended_at - step.started_at)
 
     def change(record: Record) -> Record:
-        if not holds_lease(record, state.token, state.clock.now()):
-            return release_lease(record, state.token)
+        if not holds_lease(record, state.options.token, state.clock.now()):
+            return release_lease(record, state.options.token)
         seconds = {**record.seconds}
         for action, values in measured.items():
             seconds[action] = round(smooth(seconds.get(action), fmean(values)), 1)
         record = replace(record, seconds=seconds, approved=None if done else record.approved)
-        return release_lease(record, state.token)
+        return release_lease(record, state.options.token)
 
     try:
         state.job.change_record(change)

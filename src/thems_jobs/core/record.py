@@ -108,14 +108,6 @@ def write(record: Record, platform: str) -> str:
     return text
 
 
-def take_lease(record: Record, token: str, holder: str, now: float, lease_s: float) -> Record | Lease:
-    """Given who wants the lease, return the record with it, or the live lease of somebody else."""
-    held = record.lease
-    if held and held.token != token and held.until > now:
-        return held
-    return replace(record, lease=Lease(token, holder, now + lease_s))
-
-
 def holds_lease(record: Record, token: str, now: float) -> bool:
     """True if the lease is this run's and has not ended."""
     return record.lease is not None and record.lease.token == token and record.lease.until > now

@@ -339,7 +339,9 @@ def _knock(clients: Clients, machine: Machine) -> Machine:
 def _follow_balancers(platform: Platform, clients: Clients, facts: Facts, look: Look) -> Facts:
     """Ask the balancers again when a step changed them, or a wait is for them."""
     waiting = any(step.action in (Action.AWAIT_UP, Action.AWAIT_DRAIN) for step in look.waits)
-    if not waiting and not look.touched:
+    touched = [facts.machines[name] for name in look.touched if name in facts.machines]
+    seen = any(m.warm or m.phase is not Phase.BUILDING or not balanced(platform, m.tier) for m in touched)
+    if not waiting and not seen:
         return facts
     return _ask_balancers(platform, clients, facts)
 

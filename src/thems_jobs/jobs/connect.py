@@ -1,0 +1,44 @@
+"""Opening the clients that a platform file asks for."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from thems_jobs import resources
+from thems_jobs.clients.ansible import Ansible
+from thems_jobs.clients.balancer import Balancers
+from thems_jobs.clients.proxmox import Proxmox
+from thems_jobs.clients.ssh import Ssh
+from thems_jobs.clients.web_check import WebCheck
+from thems_jobs.clock import Clock
+from thems_jobs.core.platform import Platform
+from thems_jobs.jobs.observe import Clients
+from thems_jobs.jobs.perform import converge_variables
+
+
+def open_clients(platform: Platform, base: Path, run_dir: Path, clock: Clock) -> Clients:
+    """Given the platform, the folder of its file and a private folder for this run, return the clients, unconnected.
+
+    Raise UsageError if a secret that the platform file names cannot be read.
+    """
+    proxmox = Proxmox(platform.proxmox, base, platform.timeouts.api_s)
+    ssh = Ssh(platform.ssh.user, base / platform.ssh.key_file, run_dir)
+    return Clients(
+        proxmox=proxmox,
+        ssh=ssh,
+        balancers=Balancers(ssh),
+        ansible=Ansible(ssh, run_dir, platform.timeouts.converge_s),
+        web=WebCheck(),
+        clock=clock,
+        roles={name: role_digest(platform, name) for name in platform.tiers},
+    )
+
+
+def role_digest(platform: Platform, tier: str) -> str:
+    """Given a tier, return the digest of all that configures its machines: roles, playbooks and variables."""
+    total = hashlib.sha256(json.dumps(converge_variables(platform, tier), sort_keys=True).encode())
+    root = resources.path("ansible")
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            total.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()[:12]
