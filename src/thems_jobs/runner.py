@@ -8,21 +8,21 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from thems_jobs.clock import Clock
-from thems_jobs.core import gates
+from thems_jobs.core import approval, gates
 from thems_jobs.core.facts import Counters, Facts
 from thems_jobs.core.job import Done, Job, Look
 from thems_jobs.core.machine import answering
 from thems_jobs.core.outcome import Exit, Outcome, StepRun, machine_rows
 from thems_jobs.core.plan import Action, Plan, Refusal, Step, expected_s, heads
-from thems_jobs.core.record import Approved, Lease, Record, holds_lease, release_lease, smooth
-from thems_jobs.errors import EffectFailed, LeaseLost, ThemsError, Transient, Unreachable
+from thems_jobs.core.record import Approved, Lease
+from thems_jobs.errors import EffectFailed, ThemsError, Transient, Unreachable
+from thems_jobs.lease import HeldLease
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 5  # of one effect that fails in a way worth looking again
 BACKOFF_S = 1.0  # before the second attempt, then doubled
 BATCHES = 2  # of one kind at once: while they run, later steps gather for the next
-LEASE_MARGIN_S = 5.0  # no effect starts when the lease ends sooner than this
 STOP_S = 10.0  # what may still be under way gets so long after SIGTERM; Jenkins kills after 20
 CLOSED_POLL_S = 2.0  # how often a gate that closed in mid-run is asked again
 
@@ -49,7 +49,6 @@ class _Run:
     options: Options
     on_step: Callable[[StepRun], None]
     measured: Mapping[str, float] = field(default_factory=dict)
-    lease_until: float = 0.0
     calls: dict["Future[dict[str, Done]]", tuple[Step, ...]] = field(default_factory=dict)
     runs: dict[str, StepRun] = field(default_factory=dict)
     ended: list[StepRun] = field(default_factory=list)
@@ -57,7 +56,13 @@ class _Run:
     not_before: dict[str, float] = field(default_factory=dict)
     failed: dict[str, ThemsError] = field(default_factory=dict)
     closed_since: float = 0.0
-    lease_error: ThemsError | None = None
+    facts: Facts | None = None  # the latest
+
+    def __post_init__(self) -> None:
+        self.lease = HeldLease(
+            self.job.change_record, self.clock, self.options.token, self.options.started_by,
+            self.job.platform.timeouts.lease_s, self.options.is_over,
+        )  # fmt: skip
 
 
 def preview(job: Job) -> tuple[Plan, Facts]:
@@ -81,13 +86,18 @@ def run(job: Job, clock: Clock, options: Options, on_step: Callable[[StepRun], N
         ending = _refusal_before(state, plan, before) or _apply(state, plan)
     except ThemsError as error:
         ending = _Ending(Exit.HALTED if state.ended else Exit.REFUSED, str(error), (_as_refusal(error),))
-    after = before
-    if state.ended or state.runs:
-        try:
-            after = job.observe(None, Look())
-        except ThemsError as error:
-            log.warning("The platform could not be looked at after the run: %s", error)
-    return _outcome(state, started_at, plan, before, after, ending)
+    return _outcome(state, started_at, plan, before, _after(state, before), ending)
+
+
+def _after(state: _Run, before: Facts) -> Facts:
+    """Return the facts at the end of a run; what the machines are is known, the balancers are asked once more."""
+    if state.facts is None:
+        return before
+    try:
+        return state.job.observe(state.facts, Look(frozenset(state.facts.machines)))
+    except ThemsError as error:
+        log.warning("The platform could not be looked at after the run: %s", error)
+        return state.facts
 
 
 @dataclass(frozen=True)
@@ -117,140 +127,59 @@ def _refusal_before(state: _Run, plan: Plan, facts: Facts) -> _Ending | None:
         count = len(plan.refusals)
         gates_closed = "1 gate is" if count == 1 else f"{count} gates are"
         return _Ending(Exit.REFUSED, f"Refused, nothing was changed: {gates_closed} closed.", plan.refusals)
-    if (held := _held_by_another(state, facts.known_record)) is not None:
-        return _lease_ending(state, held)
-    expected, approved = state.options.expect_plan, facts.known_record.approved
-    if expected and plan.digest != expected:
-        resumes = approved is not None and approved.digest == expected and _within(plan, approved)
-        if not resumes:
-            return _Ending(
-                Exit.REFUSED, "Refused, nothing was changed: the plan is no longer the one that was approved.",
-                (Refusal("plan-changed", "plan", plan.digest, f"{expected}, or what remains of it",
-                         "Look at the new plan (--plan) and approve that."),),
-            )  # fmt: skip
+    if (other := state.lease.of_another(facts.known_record)) is not None:
+        return _held(state, other)
+    changed = approval.closed(plan, state.options.expect_plan, facts.known_record.approved)
+    if changed:
+        message = "Refused, nothing was changed: the plan is no longer the one that was approved."
+        return _Ending(Exit.REFUSED, message, tuple(changed))
     if not state.options.approve(plan, facts):
         return _Ending(Exit.REFUSED, "Not approved, nothing was changed.")
     return None
 
 
-def _approval(plan: Plan, by: str, at: float, digest: str) -> Approved:
-    """Given a plan, return what the record keeps of it: which machines may come up, which may go."""
-    down = {change.machine for change in plan.changes if change.kind == "remove"}
-    up = {step.target for step in plan.steps} - down
-    return Approved(digest, by, at, {"up": tuple(sorted(up)), "down": tuple(sorted(down))})
-
-
-def _within(plan: Plan, approved: Approved) -> bool:
-    """True if the plan touches no machine in a way that was not approved."""
-    now = _approval(plan, "", 0, "").changes
-    return all(set(now[way]) <= set(approved.changes.get(way, ())) | {"record"} for way in now)
-
-
 def _apply(state: _Run, plan: Plan) -> _Ending:
     """Given an approved plan, hold the lease and work until nothing remains."""
-    approved = _approval(plan, state.options.started_by, state.clock.now(), state.options.expect_plan or plan.digest)
-    held = _take_lease(state, approved)
-    if held:
-        return _lease_ending(state, held)
+    options = state.options
+    approved = approval.approve(plan, options.started_by, state.clock.now(), options.expect_plan or plan.digest)
+    if (other := state.lease.take(approved)) is not None:
+        return _held(state, other)
     ending = None
     try:
         ending = _work(state, approved)
         return ending
     finally:
-        _let_go(state, done=ending is not None and ending.exit in (Exit.OK, Exit.DEGRADED))
+        done = ending is not None and ending.exit in (Exit.OK, Exit.DEGRADED)
+        state.lease.give_back(done, _measured(state))
 
 
-def _held_by_another(state: _Run, record: Record) -> Lease | None:
-    """Given the record, return the lease of another run that is, as far as can be known, alive."""
-    lease = record.lease
-    if lease is None or lease.token == state.options.token or lease.until <= state.clock.now():
-        return None
-    return None if state.options.is_over(lease.token) else lease
-
-
-def _lease_ending(state: _Run, held: Lease) -> _Ending:
-    refusal = gates.lease(held, state.clock.now())
+def _held(state: _Run, lease: Lease) -> _Ending:
+    refusal = gates.lease(lease, state.clock.now())
     if state.options.scheduled:
         return _Ending(Exit.OK, f"Skipped: the platform is {refusal.measured}.", (), False)
     return _Ending(Exit.REFUSED, f"Refused, nothing was changed: the platform is {refusal.measured}.", (refusal,))
 
 
-def _take_lease(state: _Run, approved: Approved) -> Lease | None:
-    """Given the approval, write it with our lease into the record; return the lease of another run if there is one."""
-    held: list[Lease] = []
-    lease_s = state.job.platform.timeouts.lease_s
-
-    def change(record: Record) -> Record:
-        held.clear()
-        if (other := _held_by_another(state, record)) is not None:
-            held.append(other)
-            return record
-        lease = Lease(state.options.token, state.options.started_by, state.clock.now() + lease_s)
-        return replace(record, lease=lease, approved=approved)
-
-    record = state.job.change_record(change)
-    state.lease_until = record.lease.until if record.lease and not held else 0.0
-    return held[0] if held else None
-
-
-def _renew_lease(state: _Run) -> None:
-    """Keep the lease while it is ours. Once it is lost nothing more is started."""
-    lease_s, now = state.job.platform.timeouts.lease_s, state.clock.now()
-    if state.lease_until - now > lease_s / 2 or state.lease_error:
-        return
-
-    def change(record: Record) -> Record:
-        if not record.lease or record.lease.token != state.options.token:
-            holder = record.lease.holder if record.lease else "nobody"
-            raise LeaseLost("lease", f"it is held by {holder} now.", "Let that run end, then run this command again.")
-        return replace(record, lease=replace(record.lease, until=now + lease_s))
-
-    try:
-        state.job.change_record(change)
-        state.lease_until = now + lease_s
-    except LeaseLost as error:
-        state.lease_error = error
-    except ThemsError as error:
-        log.warning("The lease could not be renewed: %s", error)
-        if state.lease_until - LEASE_MARGIN_S <= now:
-            state.lease_error = LeaseLost(
-                "lease", f"it could not be renewed in time: {error}", "Run the command again."
-            )
-
-
-def _let_go(state: _Run, done: bool) -> None:
-    """Give the lease back, with what was measured; a converged run's approval is over."""
-    measured: dict[str, list[float]] = {}
+def _measured(state: _Run) -> dict[str, float]:
+    """Return how many seconds each action took in this run, on average."""
+    seconds: dict[str, list[float]] = {}
     for step in state.ended:
         if step.outcome == "ok" and step.ended_at is not None:
-            measured.setdefault(step.action, []).append(step.ended_at - step.started_at)
-
-    def change(record: Record) -> Record:
-        if not holds_lease(record, state.options.token, state.clock.now()):
-            return release_lease(record, state.options.token)
-        seconds = {**record.seconds}
-        for action, values in measured.items():
-            seconds[action] = round(smooth(seconds.get(action), fmean(values)), 1)
-        record = replace(record, seconds=seconds, approved=None if done else record.approved)
-        return release_lease(record, state.options.token)
-
-    try:
-        state.job.change_record(change)
-    except ThemsError as error:
-        log.warning("The lease could not be given back, it ends by itself: %s", error)
+            seconds.setdefault(step.action, []).append(step.ended_at - step.started_at)
+    return {action: fmean(values) for action, values in seconds.items()}
 
 
 def _work(state: _Run, approved: Approved) -> _Ending:
     """Look, plan, do the heads, again and again; return how it ended."""
     facts = state.job.observe(None, Look())
     while True:
-        plan = state.job.plan(facts)
-        if not _within(plan, approved):
+        state.facts, plan = facts, state.job.plan(facts)
+        if not approval.covers(approved, plan):
             extra = "The platform changed under the run: what remains is not what was approved."
             return _drain_calls(state, _Ending(Exit.HALTED if state.ended else Exit.REFUSED, extra))
         _end_waits(state, plan)
-        _renew_lease(state)
-        if state.clock.stopping() or state.lease_error:
+        state.lease.keep()
+        if state.clock.stopping() or state.lease.lost:
             return _drain_calls(state, _stopped(state))
         ready = _ready(state, plan)
         waits = [step for step in ready if step.wait]
@@ -354,7 +283,7 @@ def _look_again(state: _Run, facts: Facts, waits: list[Step], later: list[float]
     now = state.clock.now()
     polls = [step.wait.poll_s for step in waits if step.wait] + [at - now for at in later]
     polls += [CLOSED_POLL_S] if state.closed_since else []
-    renewal = state.lease_until - state.job.platform.timeouts.lease_s / 2 - now
+    renewal = state.lease.until - state.lease.lease_s / 2 - now
     state.clock.wait(list(state.calls), max(0.05, min([*polls, renewal, 5.0])))
     touched: set[str] = set()
     machines = dict(facts.machines)
@@ -397,8 +326,8 @@ def _drain_calls(state: _Run, ending: _Ending) -> _Ending:
 
 
 def _stopped(state: _Run) -> _Ending:
-    if state.lease_error:
-        return _Ending(Exit.HALTED, f"Halted: {state.lease_error}", (_as_refusal(state.lease_error),))
+    if state.lease.lost:
+        return _Ending(Exit.HALTED, f"Halted: {state.lease.lost}", (_as_refusal(state.lease.lost),))
     return _Ending(Exit.ABORTED, "Aborted on request; running the same command again goes on from here.")
 
 

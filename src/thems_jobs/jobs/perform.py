@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
+from thems_jobs.clients.proxmox import VmConfig
 from thems_jobs.core.facts import Facts, Machine, Phase, Stamp
 from thems_jobs.core.identity import choose_vmids, doubts, read_stamp, tags_of, tier_of, write_stamp
 from thems_jobs.core.job import Done
@@ -12,7 +13,6 @@ from thems_jobs.core.machine import FULL_WEIGHT, balanced
 from thems_jobs.core.plan import Action, Step
 from thems_jobs.core.platform import Platform, addresses_of
 from thems_jobs.core.record import Intent, Record
-from thems_jobs.clients.proxmox import VmConfig
 from thems_jobs.errors import EffectFailed, IdentityMismatch, LeaseLost, ThemsError, Transient
 from thems_jobs.jobs.observe import Clients
 

@@ -1,0 +1,63 @@
+# thems-jobs: `make` lists what can be done here.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTEST := .venv/bin/pytest
+SEEDS ?= 20000
+LAB_CACHE ?= $(CURDIR)/.cache/lab
+export THEMS_LAB_CACHE := $(LAB_CACHE)
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
+
+demo: packages venv ## watch a shop platform being scaled for an event, on real machines (root, 8 min, 2 min again)
+	@resources/demo.sh
+
+test: packages venv-dev check test-fast test-clients test-simulation test-lab ## everything, as CI runs it (root for the lab part)
+	@echo "make test: all parts passed."
+
+check: venv-dev ## lint and types: ruff, mypy strict, ansible-lint, shellcheck
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	shellcheck resources/*.sh resources/bootstrap/*.sh .ci/run
+	cd resources/ansible && PATH="$(CURDIR)/.venv/bin:$$PATH" ANSIBLE_HOME="$(CURDIR)/.cache/ansible" ansible-lint --offline -q
+
+test-fast: venv-dev ## decisions only: no network, no root, seconds
+	$(PYTEST) -q tests/unit
+
+test-clients: venv-dev ## clients against in-process servers that speak the real protocols
+	$(PYTEST) -q tests/clients
+
+test-simulation: venv-dev ## planner and runner in a model world with faults and kills, two minutes
+	$(PYTEST) -q tests/simulation
+
+test-lab: venv-dev ## real machines (root)
+	@if [ "$$(id -u)" = 0 ]; then $(PYTEST) -q tests/lab; \
+	else echo "NOT RUN: tests/lab makes real machines and needs root; run: sudo make test-lab"; fi
+
+test-kill: packages venv-dev ## kill a run at every step boundary on lab machines, and run it again (root, long)
+	THEMS_KILL_ALL=1 $(PYTEST) -q tests/lab/test_kill.py --timeout 7200
+
+simulate: venv-dev ## any number of simulated schedules: make simulate SEEDS=100000
+	THEMS_SEEDS=$(SEEDS) $(PYTEST) -q -s tests/simulation/test_schedules.py --timeout 86400
+
+bench: packages venv-dev ## benchmarks, printed as ratios (root for the lab part)
+	$(PYTEST) -q -s tests/bench --timeout 3600
+
+packages: ## the Debian packages that the lab and the tests need (root)
+	@sh resources/bootstrap/debian-packages.sh
+
+venv: packages
+	@sh resources/bootstrap/venv.sh --no-dev
+
+venv-dev: packages
+	@sh resources/bootstrap/venv.sh
+
+package: venv-dev ## the wheel, with all resources
+	.venv/bin/uv build --wheel --quiet && ls dist
+
+clean: ## take the lab down and remove what was made here
+	-.venv/bin/thems-jobs lab down --purge
+	rm -rf .venv .cache .reports dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: help demo test check test-fast test-clients test-simulation test-lab test-kill simulate bench packages venv venv-dev package clean

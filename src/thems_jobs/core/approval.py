@@ -1,0 +1,31 @@
+"""What an approval binds: somebody agreed to a plan, and a later run may do what remains of it, nothing else."""
+
+from thems_jobs.core.plan import Plan, Refusal
+from thems_jobs.core.record import Approved
+
+
+def approve(plan: Plan, by: str, at: float, digest: str) -> Approved:
+    """Given a plan and who agreed to it, return what the record keeps: which machines may come up, which may go."""
+    down = {change.machine for change in plan.changes if change.kind == "remove"}
+    up = {step.target for step in plan.steps} - down
+    return Approved(digest, by, at, {"up": tuple(sorted(up)), "down": tuple(sorted(down))})
+
+
+def covers(approved: Approved, plan: Plan) -> bool:
+    """True if the plan touches no machine in a way that was not approved."""
+    now = approve(plan, "", 0, "").changes
+    return all(set(now[way]) <= set(approved.changes.get(way, ())) | {"record"} for way in now)
+
+
+def closed(plan: Plan, expected: str, approved: Approved | None) -> list[Refusal]:
+    """Given the digest that was approved, return the refusal of any plan that is neither it nor what remains of it."""
+    if not expected or plan.digest == expected:
+        return []
+    if approved is not None and approved.digest == expected and covers(approved, plan):
+        return []
+    return [
+        Refusal(
+            "plan-changed", "plan", f"its digest is {plan.digest}", f"{expected}, or what remains of that plan",
+            "The platform changed since it was approved: look at the new plan (--plan) and approve that.",
+        )
+    ]  # fmt: skip

@@ -1,0 +1,89 @@
+"""The lease of a run: taken in the platform's record, kept while the run works, given back at its end."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from thems_jobs.clock import Clock
+from thems_jobs.core.record import Approved, Lease, Record, holds_lease, release_lease, smooth
+from thems_jobs.errors import LeaseLost, ThemsError
+
+log = logging.getLogger(__name__)
+
+MARGIN_S = 5.0  # a lease that ends sooner than this is no longer relied on
+
+
+@dataclass
+class HeldLease:
+    """One run's hold on the platform. `lost` says why nothing more may be started; None while all is well."""
+
+    change_record: Callable[[Callable[[Record], Record]], Record]
+    clock: Clock
+    token: str
+    holder: str
+    lease_s: float
+    is_over: Callable[[str], bool]  # whether the run of a token is certainly dead
+    until: float = 0.0
+    lost: ThemsError | None = None
+
+    def of_another(self, record: Record) -> Lease | None:
+        """Given the record, return the lease of another run that is, as far as can be known, alive."""
+        lease = record.lease
+        if lease is None or lease.token == self.token or lease.until <= self.clock.now():
+            return None
+        return None if self.is_over(lease.token) else lease
+
+    def take(self, approved: Approved) -> Lease | None:
+        """Given what was approved, write it with our lease; return the lease of another run if there is one."""
+        others: list[Lease] = []
+
+        def change(record: Record) -> Record:
+            others[:] = [lease for lease in [self.of_another(record)] if lease]
+            if others:
+                return record
+            until = self.clock.now() + self.lease_s
+            return replace(record, lease=Lease(self.token, self.holder, until), approved=approved)
+
+        record = self.change_record(change)
+        if not others and record.lease:
+            self.until = record.lease.until
+        return others[0] if others else None
+
+    def keep(self) -> None:
+        """Renew the lease when half of it is over. Once it is lost, `lost` says so and nothing may be started."""
+        now = self.clock.now()
+        if self.lost or self.until - now > self.lease_s / 2:
+            return
+
+        def change(record: Record) -> Record:
+            if not record.lease or record.lease.token != self.token:
+                holder = record.lease.holder if record.lease else "nobody"
+                raise LeaseLost(
+                    "lease", f"it is held by {holder} now.", "Let that run end, then run this command again."
+                )
+            return replace(record, lease=replace(record.lease, until=now + self.lease_s))
+
+        try:
+            self.change_record(change)
+            self.until = now + self.lease_s
+        except LeaseLost as error:
+            self.lost = error
+        except ThemsError as error:
+            log.warning("The lease could not be renewed: %s", error)
+            if self.until - MARGIN_S <= now:
+                self.lost = LeaseLost("lease", f"it could not be renewed in time: {error}", "Run the command again.")
+
+    def give_back(self, done: bool, measured: Mapping[str, float]) -> None:
+        """Give the lease back, with the seconds that actions took; a run that converged ends its approval."""
+
+        def change(record: Record) -> Record:
+            if holds_lease(record, self.token, self.clock.now()):
+                seconds = {a: round(smooth(record.seconds.get(a), s), 1) for a, s in measured.items()}
+                approved = None if done else record.approved
+                record = replace(record, seconds={**record.seconds, **seconds}, approved=approved)
+            return release_lease(record, self.token)
+
+        try:
+            self.change_record(change)
+        except ThemsError as error:
+            log.warning("The lease could not be given back, it ends by itself: %s", error)
