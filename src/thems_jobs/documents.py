@@ -93,8 +93,8 @@ def _inspect(root: yaml.Node) -> tuple[dict[Place, int], list[str]]:
     while stack:
         place, node = stack.pop()
         lines[place] = node.start_mark.line + 1
-        if len(lines) > NODE_LIMIT:
-            return lines, [f'its aliases unfold to more than {NODE_LIMIT} values (a "YAML bomb").']
+        if len(lines) > NODE_LIMIT or len(place) > DEPTH_LIMIT:
+            return lines, [f'its aliases unfold to over {NODE_LIMIT} values or {DEPTH_LIMIT} levels (a "YAML bomb").']
         if isinstance(node, yaml.SequenceNode):
             stack += [((*place, index), item) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
