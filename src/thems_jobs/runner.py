@@ -380,7 +380,7 @@ def _outcome(
 
 
 def _served(before: Facts, after: Facts) -> Counters | None:
-    """Given the facts before and after, return the requests in between; None if a balancer was restarted or replaced."""
+    """Given the facts before and after, return the requests in between; None if a balancer was replaced meanwhile."""
     first, last = answering(before), answering(after)
     if not first or first.keys() != last.keys():
         return None

@@ -304,8 +304,9 @@ def _after_task(
     attempt = machine.power_attempt + (1 if error else 0)
     return replace(
         seen, running=running, power=error if machine.power else "", power_attempt=attempt, clone="",
-        clone_attempt=machine.clone_attempt, host_key=seen.host_key or machine.host_key, ssh_open=running and machine.ssh_open,
-        converged=machine.converged, health=machine.health, renewed=machine.renewed, warm=machine.warm,
+        clone_attempt=machine.clone_attempt, host_key=seen.host_key or machine.host_key,
+        ssh_open=running and machine.ssh_open, converged=machine.converged, health=machine.health,
+        renewed=machine.renewed, warm=machine.warm,
     )  # fmt: skip
 
 

@@ -132,7 +132,7 @@ def _stop(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Map
 
 
 def _destroy(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Mapping[str, Any]:
-    """Destroy a machine that serves nobody. One that serves is protected in Proxmox itself, and that is not undone here."""
+    """Destroy a machine that serves nobody. One that serves is protected in Proxmox itself: that is not undone here."""
     machine = facts.machines[step.target]
     config = _identified(platform, clients, machine)
     stamp = read_stamp(config.description)
@@ -145,7 +145,7 @@ def _destroy(platform: Platform, clients: Clients, facts: Facts, step: Step) -> 
 
 
 def _identified(platform: Platform, clients: Clients, machine: Machine) -> VmConfig:
-    """Given a machine, return its configuration as it is now. Raise IdentityMismatch if it is not the machine we know."""
+    """Given a machine, return its configuration as it is now. Raise IdentityMismatch if it is another machine."""
     config = clients.proxmox.config(machine.node, machine.vmid)
     if config is None:
         raise Transient(machine.name, f"VM {machine.vmid} is not there.")

@@ -129,9 +129,11 @@ def _events_that_do_not_fit(platform: Platform, parameters: Parameters, facts: F
             if other.starts_at - other.lead_s < event.ends_at and event.starts_at - event.lead_s < other.ends_at
         ]
         targets = {name: target(name, platform.tiers[name], others) for name in event.tiers}
-        for refusal in plan_tiers(platform, facts, targets).refusals:
-            if refusal.reference in CAPACITY:
-                warnings.append(f"Event {event.name} ({_time(event.starts_at)}) would not fit: {refusal}")
+        warnings += [
+            f"Event {event.name} ({_time(event.starts_at)}) would not fit: {refusal}"
+            for refusal in plan_tiers(platform, facts, targets).refusals
+            if refusal.reference in CAPACITY
+        ]
     return warnings
 
 
