@@ -56,5 +56,7 @@ def create_api_server(
     cluster = Cluster(state_dir, hypervisor, latencies, settings or Settings(), root_password)
     counts = RequestCounts()
     listener = HttpsListener(sockets, certificate, key, lambda request: answer(cluster, counts, request))
-    control_socket = ControlSocket(control or state_dir.parent / "control", Control(cluster, counts))
+    control_socket = ControlSocket(
+        control or state_dir.parent / "control", Control(cluster, counts, listener.read_certificate)
+    )
     return ApiServer(cluster, listener, control_socket)

@@ -21,6 +21,7 @@ from thems_jobs.lab.api.configs import Vm
 from thems_jobs.lab.api.dispatch import RequestCounts
 from thems_jobs.lab.api.errors import ApiError
 from thems_jobs.lab.faults import AnswerFault, CloneFault
+from thems_jobs.lab.hypervisor import GuestError
 
 Reply = dict[str, Any]
 
@@ -28,9 +29,10 @@ Reply = dict[str, Any]
 class Control:
     """The commands."""
 
-    def __init__(self, cluster: Cluster, counts: RequestCounts) -> None:
+    def __init__(self, cluster: Cluster, counts: RequestCounts, read_certificate: Callable[[], None]) -> None:
         self._cluster = cluster
         self._counts = counts
+        self._read_certificate = read_certificate
 
     def show(self) -> Reply:
         """Return what is armed and how slow the cluster is."""
@@ -131,6 +133,11 @@ class Control:
     def token(self, token: str, *, refused: bool) -> Reply:
         """Refuse a token, or accept it again."""
         _put(self._cluster.access.refused_tokens, token, refused)
+        return {}
+
+    def certificate(self) -> Reply:
+        """Read the files of certificate and key again; an expired one may have been put there."""
+        self._read_certificate()
         return {}
 
     def lock(self, vm: int | str, lock: str | None) -> Reply:
@@ -254,5 +261,5 @@ class ControlSocket:
             return (
                 self._commands[name](**command) if name in self._commands else {"error": f"do: expected one of {known}"}
             )
-        except (ValueError, KeyError, TypeError, AttributeError, ApiError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, ApiError, GuestError) as error:
             return {"error": f"{type(error).__name__}: {error}"}

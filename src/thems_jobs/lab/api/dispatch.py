@@ -1,6 +1,7 @@
 """From a request to its answer, in the order of the real thing: who, path, permission, node, schema, effect."""
 
 import json
+import logging
 import re
 import threading
 import time
@@ -16,6 +17,9 @@ from thems_jobs.lab.api.errors import ApiError, bad_parameters, failed, gateway
 from thems_jobs.lab.api.facts import Endpoint, find
 from thems_jobs.lab.api.permissions import check_permissions
 from thems_jobs.lab.api.routes import ROUTES
+from thems_jobs.lab.hypervisor import GuestError
+
+log = logging.getLogger(__name__)
 
 PREFIX = "/api2/json"
 OPEN_TO_WORLD = {("GET", "/access/ticket"), ("POST", "/access/ticket")}
@@ -73,6 +77,11 @@ def answer(cluster: Cluster, counts: RequestCounts, request: Request) -> Answer:
         if error.status == 401:
             time.sleep(cluster.settings.auth_delay_s)
         return _error_answer(error)
+    except GuestError as error:
+        return _error_answer(failed(str(error)))
+    except Exception as error:
+        log.exception("%s %s", request.method, request.target)
+        return _error_answer(failed(f"the lab's API has a bug: {type(error).__name__}"))
     return Answer(200, "OK", json.dumps({"data": data, **extra}).encode())
 
 

@@ -1,5 +1,6 @@
 """Power and agent of the guests: the hypervisor's word, with the slowness and the faults in between."""
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -26,32 +27,35 @@ class Guests:
         cut = threading.Event()
         with self._lock:
             self._since[vm.vmid] = time.time()
-            if spec is None or disk is None or self._faults.takes_boot(vm.vmid, vm.values.get("name", "")):
-                self._booting[vm.vmid] = cut
-                return
-            if self._latencies.boot_s <= 0:
-                self._hypervisor.start(spec, disk)
-                return
             self._booting[vm.vmid] = cut
-        threading.Thread(target=self._boot_slowly, args=(spec, disk, cut), daemon=True).start()
+        if spec is None or disk is None or self._faults.takes_boot(vm.vmid, vm.values.get("name", "")):
+            return
+        if self._latencies.boot_s > 0:
+            threading.Thread(target=self._boot_slowly, args=(spec, disk, cut), daemon=True).start()
+            return
+        try:
+            self._boot(spec, disk, cut)
+        except GuestError:
+            self._forget_boot(vm.vmid)
+            raise
 
     def _boot_slowly(self, spec: GuestSpec, disk: Path, cut: threading.Event) -> None:
-        if cut.wait(self._latencies.boot_s):
-            return
+        if not cut.wait(self._latencies.boot_s):
+            with contextlib.suppress(GuestError):  # QEMU runs, nothing in it does
+                self._boot(spec, disk, cut)
+
+    def _boot(self, spec: GuestSpec, disk: Path, cut: threading.Event) -> None:
+        self._hypervisor.start(spec, disk)
         with self._lock:
             if cut.is_set():
-                return
-            try:
-                self._hypervisor.start(spec, disk)
-            except GuestError:
-                return  # QEMU runs, nothing in it does
-            self._booting.pop(spec.vmid, None)
+                self._hypervisor.kill(spec.vmid)
+            else:
+                self._booting.pop(spec.vmid, None)
 
     def power_off(self, vmid: int) -> None:
         """Cut the power."""
-        with self._lock:
-            self._forget_boot(vmid)
-            self._hypervisor.kill(vmid)
+        self._forget_boot(vmid)
+        self._hypervisor.kill(vmid)
 
     def ask_to_shut_down(self, vmid: int) -> None:
         """Press the button. A guest that has not booted does not listen."""
@@ -63,12 +67,11 @@ class Guests:
         return vmid in self._booting or self._hypervisor.running(vmid)
 
     def uptime_s(self, vmid: int) -> int:
-        """Return seconds since power on; 0 when off."""
-        return (
-            int(time.time() - self._since.get(vmid, self._since.setdefault(vmid, time.time())))
-            if self.running(vmid)
-            else 0
-        )
+        """Return seconds since power on (or since the API saw it run first); 0 when off."""
+        if not self.running(vmid):
+            self._since.pop(vmid, None)
+            return 0
+        return int(time.time() - self._since.setdefault(vmid, time.time()))
 
     def memory_used(self, vmid: int) -> int:
         """Return bytes the guest uses."""
@@ -81,6 +84,7 @@ class Guests:
         return self._hypervisor.agent_ping(vm.vmid)
 
     def _forget_boot(self, vmid: int) -> None:
-        cut = self._booting.pop(vmid, None)
-        if cut:
-            cut.set()
+        with self._lock:
+            cut = self._booting.pop(vmid, None)
+            if cut:
+                cut.set()

@@ -29,9 +29,14 @@ class HttpsListener:
         self._answer = answer
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._tls.load_cert_chain(certificate, key)
+        self._certificate, self._key = certificate, key
+        self.read_certificate()
         self._closed = threading.Event()
         self._threads = [threading.Thread(target=self._accept, args=(s,), daemon=True) for s in sockets]
+
+    def read_certificate(self) -> None:
+        """Use what is in the files of certificate and key for new connections."""
+        self._tls.load_cert_chain(self._certificate, self._key)
 
     def start(self) -> None:
         """Accept from now on."""

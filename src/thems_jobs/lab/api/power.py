@@ -24,7 +24,7 @@ from thems_jobs.lab.api.values import (
 from thems_jobs.lab.hypervisor import GuestError, GuestSpec
 
 SHUTDOWN_S = 60
-POLL_S = 0.1
+POLL_S = 0.25
 
 
 def current_status(call: Call) -> Values:

@@ -21,6 +21,7 @@ class Stats:
         self._settings = settings
         self._faults = faults
         self._vms: dict[int, dict[str, Any]] = {}
+        self._memory: dict[str, int] = {}
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._rounds, name="pvestatd", daemon=True)
 
@@ -42,12 +43,20 @@ class Stats:
 
     def node_memory_used(self, node: str) -> int:
         """Return the bytes in use on a node."""
-        used = [self._guests.memory_used(vm.vmid) for vm in self._configs.all() if vm.node == node]
-        return SYSTEM_MEMORY + sum(used)
+        return SYSTEM_MEMORY + self._memory.get(node, 0)
+
+    def forget(self, vmid: int) -> None:
+        """A destroyed VM is gone from the lists at once, and its id starts unknown."""
+        self._vms.pop(vmid, None)
 
     def look(self) -> None:
         """Make a round."""
-        self._vms = {vm.vmid: self.now(vm) for vm in self._configs.all()}
+        vms = self._configs.all()
+        seen = {vm.vmid: self.now(vm) for vm in vms}
+        self._memory = {
+            node.name: sum(seen[vm.vmid]["mem"] for vm in vms if vm.node == node.name) for node in self._settings.nodes
+        }
+        self._vms = seen
 
     def now(self, vm: Vm) -> dict[str, Any]:
         """Return the fields of a VM as they are at this moment."""

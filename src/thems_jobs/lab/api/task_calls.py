@@ -9,6 +9,7 @@ from thems_jobs.lab.api.formats import split_list
 from thems_jobs.lab.api.tasks import UPID, Task, describe
 
 RECENT_TASKS = 25  # per node, in /cluster/tasks
+TERM_WAIT_S = 5  # from SIGTERM to SIGKILL
 
 
 def _is_of(user: str, who: str) -> bool:
@@ -61,6 +62,8 @@ def stop_task(call: Call) -> None:
         call.demand(f"/nodes/{call.node}", "Sys.Modify")
     if task.status is None:
         task.stop()
+        if not task.ended.wait(TERM_WAIT_S):
+            task.stop(died=True)
 
 
 def list_tasks(call: Call) -> list[dict[str, Any]]:

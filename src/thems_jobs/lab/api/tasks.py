@@ -44,6 +44,7 @@ class Task:
     status: str | None = None  # None while running
     ended_at: int | None = None
     warnings: int = 0
+    ended: threading.Event = field(default_factory=threading.Event)
     _signal: threading.Event = field(default_factory=threading.Event)
     _died: bool = False
 
@@ -143,6 +144,7 @@ class Tasks:
             self._archive.append(task)
             with self._index.open("a") as index:
                 index.write(json.dumps([task.upid, status, task.ended_at]) + "\n")
+        task.ended.set()
 
     def _load(self) -> None:
         finished: dict[str, tuple[str, int]] = {}

@@ -84,7 +84,8 @@ def _fill_new_vm(call: Call, task: Task, options: Values) -> None:
             destroy_volumes(cluster, vmid)
             cluster.configs.remove(vmid)
             raise failed(f"unable to create VM {vmid} - {error}") from error
-        values.setdefault("boot", _boot_order(values))
+        if order := _boot_order(values):
+            values.setdefault("boot", f"order={order}")
         values.setdefault("smbios1", f"uuid={uuid.uuid4()}")
         values["vmgenid"] = str(uuid.uuid4())
         values["meta"] = f"creation-qemu={QEMU_VERSION},ctime={int(time.time())}"
@@ -96,7 +97,7 @@ def _boot_order(values: Values) -> str:
     nics = [key for key in sorted(values) if key.startswith("net")]
     disks = [key for key in drives if is_disk(parse_drive(key, values[key]))]
     others = [key for key in drives if key not in disks and "cloudinit" not in values[key]]
-    return "order=" + ";".join([*disks[:1], *others, *nics[:1]])
+    return ";".join([*disks[:1], *others, *nics[:1]])
 
 
 def destroy_volumes(cluster: Cluster, vmid: int) -> list[str]:
@@ -134,6 +135,7 @@ def destroy_vm(call: Call) -> str:
                 task.warn(problem)
             cluster.access.forget_vm(vmid)
             cluster.configs.remove(vmid)
+            cluster.stats.forget(vmid)
 
     return call.fork("qmdestroy", vmid, work)
 
