@@ -248,6 +248,10 @@ class Proxmox:
         options = {"purge": True, "destroy-unreferenced-disks": False}
         try:
             return str(self._write("DELETE", f"nodes/{node}/qemu/{vmid}", options))
+        except Refused:  # what is gone has left the pool, and with it goes our right to ask for it
+            if self.config(node, vmid) is None:
+                return ""
+            raise
         except EffectFailed as error:
             if _GONE.search(error.detail):
                 return ""

@@ -15,14 +15,21 @@ from urllib.parse import quote, unquote, urlsplit
 import requests
 from proxmoxer import ProxmoxAPI, ResourceException
 from requests.adapters import HTTPAdapter
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_exponential_jitter
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential,
+    wait_random,
+)
 
 from thems_jobs.core.platform import Proxmox as Settings
 from thems_jobs.errors import EffectFailed, Refused, ThemsError, Transient, Unreachable, UsageError
 
 # The whole retry policy. A read is tried so often, on every endpoint, but not begun again once timeout_s is over.
 READ_ATTEMPTS = 3
-READ_PAUSE = wait_exponential_jitter(initial=0.3, max=3, jitter=0.3)
+READ_PAUSE = wait_exponential(multiplier=0.3, max=3) + wait_random(0, 0.3)
 
 CONNECT_S = 5.0  # to open a connection, TLS included; a cluster in the same house takes milliseconds
 CONNECTIONS = 16  # per endpoint; pveproxy and pvedaemon have three workers each, more would only queue there
@@ -205,7 +212,7 @@ def _as_sent(name: str, value: object) -> object:
 
 def _text_of(error: ResourceException) -> str:
     """Given an error answer, return Proxmox's own words, with what it says of each parameter."""
-    reason = str(error.content or "").partition(" - ")[0].strip()
+    reason = str(error.content or "").strip()
     if isinstance(error.errors, dict):
         said = [f"{name}: {str(text).strip()}" for name, text in error.errors.items() if not isinstance(text, bytes)]
         reason = " ".join([reason, *said]).strip()
