@@ -1,0 +1,46 @@
+#!/bin/sh
+# Installs the Debian packages that the lab and the tests need. Starts no service: while apt works, policy-rc.d
+# forbids it. Does nothing, in a moment, when everything is there. Further packages may be named as arguments.
+set -eu
+
+packages="systemd-container mmdebstrap iproute2 openssh-client openssl util-linux mount ca-certificates $*"
+
+missing=
+for package in $packages; do
+    case $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true) in
+    installed) ;;
+    *) missing="$missing $package" ;;
+    esac
+done
+# apt's lists tell the lab which Debian archive this machine uses; an image without them needs them once.
+if [ -z "$missing" ] && [ -n "$(apt-get indextargets --format '$(FILENAME)' 'Created-By: Packages' | head -n 1)" ] &&
+    ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1; then
+    exit 0
+fi
+if [ "$(id -u)" -ne 0 ]; then
+    echo "missing Debian packages:$missing; run this as root: apt-get install$missing" >&2
+    exit 2
+fi
+
+policy=/usr/sbin/policy-rc.d
+kept=
+if [ -e "$policy.thems-jobs" ]; then mv "$policy.thems-jobs" "$policy"; fi # an earlier run was killed
+restore() {
+    rm -f "$policy"
+    if [ -n "$kept" ]; then mv "$kept" "$policy"; fi
+}
+trap restore EXIT
+trap 'exit 130' INT TERM
+if [ -e "$policy" ] || [ -L "$policy" ]; then
+    kept=$policy.thems-jobs
+    mv "$policy" "$kept"
+fi
+printf '#!/bin/sh\nexit 101\n' >"$policy"
+chmod 755 "$policy"
+
+export DEBIAN_FRONTEND=noninteractive
+apt-get -q update
+if [ -n "$missing" ]; then
+    # shellcheck disable=SC2086 # one word per package
+    apt-get -q -y --no-install-recommends install $missing
+fi
