@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,14 +17,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from thems_jobs.lab import faults
+from thems_jobs.lab import faults, network
+from thems_jobs.lab import visitors as shop_visitors
 from thems_jobs.lab.client import RootClient
 from thems_jobs.lab.errors import LabError
+from thems_jobs.lab.hypervisor import HOST_KEY_PATH
 from thems_jobs.lab.layout import DEFAULT_DIRECTORY, LabLayout
 from thems_jobs.lab.lifecycle import Wishes, bring_up, endpoint_of, take_down
 
 USAGE = 2  # exit codes as in all of thems-jobs
 REFUSED = 4
+DEGRADED = 5
 HALTED = 6
 
 app = typer.Typer(
@@ -127,7 +132,7 @@ def status(
     with _saying_errors(REFUSED):
         layout, endpoint = _running(directory)
         client = RootClient(layout, endpoint)
-        machines = [_machine_row(client, vm) for vm in _vms(client)]
+        machines = [_machine_row(client, vm, config) for vm, config in _machines(client)]
         wrong = faults.ask(layout.control, {"do": "show"})
     if as_json:
         print(json.dumps({"endpoint": endpoint, "machines": machines, **wrong}, indent=2))
@@ -140,15 +145,19 @@ def status(
     print(f"Next: export THEMS_PLATFORM={layout.platform}")
 
 
-def _vms(client: RootClient) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = client.call("GET", "/cluster/resources", type="vm")
-    return sorted(found, key=lambda vm: vm["vmid"])
+def _machines(client: RootClient) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield each VM's entry and config. Names come from the config: the list of the cluster lags behind."""
+    for vm in sorted(client.call("GET", "/cluster/resources", type="vm"), key=lambda vm: int(vm["vmid"])):
+        yield vm, client.call("GET", f"{_path(vm)}/config")
 
 
-def _machine_row(client: RootClient, vm: dict[str, Any]) -> dict[str, Any]:
-    path = f"/nodes/{vm['node']}/qemu/{vm['vmid']}"
-    now, config = client.call("GET", f"{path}/status/current"), client.call("GET", f"{path}/config")
-    state = "template" if vm.get("template") else now["status"]
+def _path(vm: dict[str, Any]) -> str:
+    return f"/nodes/{vm['node']}/qemu/{vm['vmid']}"
+
+
+def _machine_row(client: RootClient, vm: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    now = client.call("GET", f"{_path(vm)}/status/current")
+    state = "template" if config.get("template") else now["status"]
     if lock := now.get("lock"):
         state += f" (lock: {lock})"
     used = f"{now['mem'] // 2**20} of {now['maxmem'] // 2**20} MiB" if now["status"] == "running" else ""
@@ -182,12 +191,11 @@ def ssh(
     with _saying_errors(REFUSED):
         layout, endpoint = _running(directory)
         client = RootClient(layout, endpoint)
-        vm = next((vm for vm in _vms(client) if name in (vm.get("name"), str(vm["vmid"]))), None)
-        if vm is None:
-            raise LabError(f"no machine {name!r}; `thems-jobs lab status` lists them")
-        path = f"/nodes/{vm['node']}/qemu/{vm['vmid']}"
-        config = client.call("GET", f"{path}/config")
-        key = client.call("GET", f"{path}/agent/file-read", file="/etc/ssh/ssh_host_ed25519_key.pub")["content"]
+        found = [(vm, config) for vm, config in _machines(client) if name in (config.get("name"), str(vm["vmid"]))]
+        if len(found) != 1:
+            raise LabError(f"{len(found)} machines are called {name!r}; `thems-jobs lab status` lists all, with VMIDs")
+        vm, config = found[0]
+        key = client.call("GET", f"{_path(vm)}/agent/file-read", file=HOST_KEY_PATH)["content"]
     address = _address(config)
     with tempfile.NamedTemporaryFile("w", prefix="thems-lab-") as known_hosts:
         known_hosts.write(f"{address} {' '.join(key.split()[:2])}\n")
@@ -253,6 +261,46 @@ def _ask(directory: Path, command: dict[str, Any]) -> None:
         except (OSError, ValueError) as error:
             raise LabError(f"{command['do']}: {error}") from error
     print(json.dumps(answer, indent=2) if answer else "done")
+
+
+@app.command()
+def visitors(
+    url: Annotated[str, typer.Argument(help="The page they look at.")] = "http://10.77.0.10/",
+    count: Annotated[int, typer.Option("--count", min=1, help="Visitors at the same time.")] = 20,
+    pause: Annotated[float, typer.Option(min=0, help="Seconds between an answer and the next request.")] = 0.5,
+    slow_url: Annotated[str, typer.Option(help="A page that takes long.")] = "http://10.77.0.10/slow.php?seconds=10",
+    slow_count: Annotated[int, typer.Option(min=0, help="Visitors of the slow page.")] = 2,
+    seconds: Annotated[float | None, typer.Option(min=0, help="How long; without it until SIGTERM or Ctrl-C.")] = None,
+    stop_file: Annotated[Path | None, typer.Option(help="Stop as soon as this file exists.")] = None,
+    report: Annotated[Path | None, typer.Option(help="JSON file, written anew every second.")] = None,
+    directory: DirOption = DEFAULT_DIRECTORY,
+) -> None:
+    """Visit the shop with keep-alive, count every request that was not answered; exit 5 if there was one.
+
+    Example: thems-jobs lab visitors --count 30 --seconds 60 --report visitors.json
+    """
+    with _saying_errors(REFUSED):
+        layout, _ = _running(directory)
+        network.enter_namespace(layout.netns)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    threading.Thread(target=_set_when_over, args=(stop, seconds, stop_file), daemon=True).start()
+    crowds = [shop_visitors.Crowd(count, url, pause, timeout_s=15.0)]
+    if slow_count > 0:
+        crowds.append(shop_visitors.Crowd(slow_count, slow_url, pause, timeout_s=60.0))
+    summary = shop_visitors.let_in(crowds, stop, report.absolute() if report else None)
+    print(json.dumps({key: summary[key] for key in ("requests", "failed", "failures", "latency_ms", "served_by")}))
+    if summary["failed"]:
+        raise typer.Exit(DEGRADED)
+
+
+def _set_when_over(stop: threading.Event, seconds: float | None, stop_file: Path | None) -> None:
+    """Set the event once the seconds have passed or the file exists."""
+    began = time.monotonic()
+    while not stop.wait(0.2):
+        if (seconds is not None and time.monotonic() - began >= seconds) or (stop_file and stop_file.exists()):
+            stop.set()
 
 
 TimesOption = Annotated[int, typer.Option(min=1, help="How often.")]

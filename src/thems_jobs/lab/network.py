@@ -1,12 +1,25 @@
 """The lab's network: one bridge, and a network namespace per machine with a cable to it."""
 
+import ctypes
 import json
+import os
 import subprocess
+from pathlib import Path
 
 from thems_jobs.lab.hypervisor import GuestError, GuestSpec
 
 BRIDGE = "vmbr0"
+CLONE_NEWNET = 0x40000000  # linux/sched.h
 ROUTER_CIDR = "10.77.0.1/16"
+
+
+def enter_namespace(file: Path) -> None:
+    """Move this process (its calling thread) into the network namespace of that file. Raise OSError if it cannot."""
+    with file.open("rb") as namespace:
+        libc = ctypes.CDLL(None, use_errno=True)  # os.setns came with Python 3.12
+        if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(file))
 
 
 def make_bridge() -> None:
