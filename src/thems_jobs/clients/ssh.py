@@ -1,0 +1,135 @@
+"""Commands on machines by OpenSSH. Only host keys that were read through the guest agent are trusted."""
+
+import shlex
+import socket
+import subprocess
+import tempfile
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from thems_jobs.errors import Unreachable, UsageError
+
+PORT = 22
+BANNER_TIMEOUT_S = 2.0  # a machine in the same network answers in milliseconds, a missing one never
+CONNECT_TIMEOUT_S = 5
+ALIVE_INTERVAL_S = 5  # a dead machine is noticed after two of them
+PERSIST_S = 60  # a connection without commands is closed after so long, also if we are gone
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command did: its exit code, standard output and standard error."""
+
+    code: int
+    output: str
+    error: str
+
+
+class Ssh:
+    """Connections to machines, one per machine, kept open and shared with Ansible until `close` or the end."""
+
+    def __init__(self, user: str, key_file: Path, run_dir: Path) -> None:
+        """Given the account, its private key and a private folder, connect to nothing yet."""
+        self.user = user
+        self.key_file = key_file.absolute()
+        self._known_hosts = run_dir.absolute() / "known_hosts"
+        self._keys: dict[str, str] = {}
+        self._lock = threading.Lock()
+        # A socket's path may have 107 bytes, and ssh appends a random suffix while connecting: so not in run_dir.
+        self._sockets = tempfile.mkdtemp(prefix="thems-ssh-")
+        self.close = weakref.finalize(self, _close_connections, self._sockets)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The arguments that every ssh to our machines gets, also Ansible's. No user's or system's file counts."""
+        settings = {
+            "BatchMode": "yes",
+            "ConnectTimeout": str(CONNECT_TIMEOUT_S),
+            "ControlMaster": "auto",
+            "ControlPath": f"{self._sockets}/%C",
+            "ControlPersist": f"{PERSIST_S}s",
+            "GlobalKnownHostsFile": "/dev/null",
+            "IdentitiesOnly": "yes",
+            "IdentityFile": f'"{self.key_file}"',
+            "LogLevel": "ERROR",
+            "PreferredAuthentications": "publickey",
+            "ServerAliveCountMax": "2",
+            "ServerAliveInterval": str(ALIVE_INTERVAL_S),
+            "StrictHostKeyChecking": "yes",
+            "UpdateHostKeys": "no",
+            "UserKnownHostsFile": f'"{self._known_hosts}"',
+        }
+        return ("-F", "/dev/null", *(word for key, value in settings.items() for word in ("-o", f"{key}={value}")))
+
+    def know(self, keys: Mapping[str, str]) -> None:
+        """Given host keys ("type base64") by address, trust these from now on; a changed one drops the old connection.
+
+        Raise Unreachable if a key is none: it came from the machine.
+        """
+        for address, key in keys.items():
+            if len(key.split()) != 2 or not key.startswith(("ssh-", "ecdsa-")):
+                raise Unreachable(address, f"its host key is not one: {key[:60]!r}.")
+        with self._lock:
+            changed = {address for address, key in keys.items() if self._keys.get(address, key) != key}
+            merged = {**self._keys, **keys}
+            if merged != self._keys:
+                self._keys = merged
+                lines = [f"{address} {key}\n" for address, key in sorted(merged.items())]
+                written = self._known_hosts.with_suffix(".new")
+                written.write_text("".join(lines))
+                written.rename(self._known_hosts)
+        for address in changed:
+            self._drop(address)
+
+    def answers(self, address: str) -> bool:
+        """Return whether an SSH server greets us at the address."""
+        try:
+            with socket.create_connection((address, PORT), timeout=BANNER_TIMEOUT_S) as connection:
+                return connection.recv(4) == b"SSH-"
+        except OSError:
+            return False
+
+    def run(self, address: str, command: Sequence[str], stdin: str = "", timeout_s: float = 30.0) -> Answer:
+        """Run a command on a machine and return what it did, whatever its exit code.
+
+        Raise Unreachable if the machine does not answer, is not the one we know, or takes longer than timeout_s.
+        Raise UsageError if our own key cannot be read.
+        """
+        if address not in self._keys:
+            raise Unreachable(address, "its host key has not been read through the guest agent yet.")
+        if not self.key_file.is_file():
+            raise UsageError("ssh-key-unreadable", str(self.key_file), ["there is no such private key file."])
+        arguments = ["ssh", *self.options, f"{self.user}@{address}", "--", shlex.join(command)]
+        try:
+            done = subprocess.run(
+                arguments, input=stdin, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+            )
+        except subprocess.TimeoutExpired:
+            self._drop(address)
+            raise Unreachable(address, f"no answer to {command[0]!r} within {timeout_s:g} s.") from None
+        if done.returncode == 255:  # ssh's own; none of our commands ends so
+            raise Unreachable(address, f"ssh: {_last_line(done.stderr) or 'connection lost'}.")
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    def _drop(self, address: str) -> None:
+        arguments = ["ssh", *self.options, "-O", "exit", f"{self.user}@{address}"]
+        subprocess.run(arguments, capture_output=True, timeout=CONNECT_TIMEOUT_S, check=False)
+
+
+def _close_connections(sockets: str) -> None:
+    """End every connection whose control socket is in the folder, and remove the folder."""
+    for path in Path(sockets).glob("*"):
+        subprocess.run(
+            ["ssh", "-F", "/dev/null", "-o", f"ControlPath={path}", "-O", "exit", "any"],
+            capture_output=True, timeout=CONNECT_TIMEOUT_S, check=False,
+        )  # fmt: skip
+        path.unlink(missing_ok=True)
+    Path(sockets).rmdir()
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else ""
