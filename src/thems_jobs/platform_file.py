@@ -64,12 +64,3 @@ def check_files(platform: Platform) -> None:
             wrong += [f"{path}: {sentence}" for sentence in error.mistakes]
     if wrong:
         raise UsageError("unreadable-file", "files the platform file points to", wrong, "Nothing was changed.")
-
-
-def read_secret(path: Path, what: str) -> str:
-    """Given a secret's file, return its one line. Raise UsageError, which never shows it, if there is none."""
-    secret = read_text(path, what, SECRET_LIMIT).strip()
-    if not secret or "\n" in secret:
-        found = f"expected the {what} on one line, found {len(secret.splitlines())} lines."
-        raise UsageError("unreadable-file", str(path), [found])
-    return secret

@@ -49,7 +49,7 @@ class GateState:
 
 
 def gate_states(plan: Plan, refusals: Sequence[Refusal]) -> list[GateState]:
-    """Given a plan and all refusals of a run, return every gate; a refusal that is no gate's stands as one of its own."""
+    """Given a plan and all refusals of a run, return every gate; any other refusal stands as one of its own."""
     actions = {step.action for step in plan.steps}
     asked = {
         Asked.ALWAYS: bool(actions),

@@ -1,0 +1,125 @@
+"""The platform as it is: machines, balancers, claims, and who started what, for people and for programs."""
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from thems_jobs import phrases
+from thems_jobs.core.capacity import serves, targets
+from thems_jobs.core.facts import Balancer, Facts, Unknown
+from thems_jobs.core.outcome import MachineRow, machine_rows
+from thems_jobs.core.plan import Plan
+from thems_jobs.core.platform import Platform
+from thems_jobs.display import plain_table, words
+
+
+def status_json(platform: Platform, facts: Facts, plan: Plan) -> dict[str, Any]:
+    """Given what was seen and what would be done about it, return it as plain values."""
+    record = facts.known_record
+    return {
+        "platform": platform.name,
+        "at": phrases.iso(facts.at),
+        "tiers": {
+            name: {"serving": _serving(facts, name), "target": target, "baseline": platform.tiers[name].baseline}
+            for name, target in targets(platform, facts).items()
+        },
+        "machines": [
+            {**asdict(row), "vmid": facts.machines[row.name].vmid, "health": _health(facts, row)}
+            for row in machine_rows(facts)
+        ],
+        "balancers": {
+            name: {"unknown": view.reason} if isinstance(view, Unknown) else {"holds": list(view.holds)}
+            for name, view in facts.balancers.items()
+        },
+        "record": facts.record.reason if isinstance(facts.record, Unknown) else "ok",
+        "run": {"holder": record.lease.holder, "until": phrases.iso(record.lease.until)} if record.lease else None,
+        "claims": [{**asdict(claim), "until": phrases.iso(claim.until)} for claim in record.claims],
+        "strangers": [asdict(stranger) for stranger in facts.strangers],
+        "steps_to_be_as_declared": len(plan.steps),
+        "refusals": [asdict(refusal) for refusal in plan.refusals],
+    }
+
+
+def _serving(facts: Facts, tier: str) -> int:
+    return sum(serves(machine) for machine in facts.of_tier(tier))
+
+
+def _health(facts: Facts, row: MachineRow) -> str:
+    machine = facts.machines[row.name]
+    if machine.clone and machine.clone != "cloning":
+        return f"its clone failed: {machine.clone}"
+    if not machine.exists:
+        return "not there yet"
+    if not machine.running:
+        return "switched off"
+    if not machine.reachable:
+        return "does not answer"
+    return machine.health or "answers"
+
+
+def status_view(platform: Platform, facts: Facts, plan: Plan) -> RenderableType:
+    """Given what was seen and what would be done about it, return it for the terminal, what matters last."""
+    table = plain_table(
+        "machine", "id", "node", "address", "phase", "share", "now", "state", right=["id", "share", "now"]
+    )
+    for row in machine_rows(facts):
+        health = _health(facts, row)
+        table.add_row(
+            words(row.name, "bold"), str(facts.machines[row.name].vmid or "–"), words(row.node or "–"),
+            words(row.address), words(row.phase, "" if row.phase == "serving" else "yellow"),
+            "–" if row.weight is None else f"{row.weight} %", "–" if row.connections is None else str(row.connections),
+            words(health, "green" if health in ("ok", "answers") else "red"),
+        )  # fmt: skip
+    parts: list[RenderableType] = [table, Text()]
+    parts += _balancer_lines(platform, facts)
+    parts += _record_lines(platform, facts)
+    parts += [words(f"VM {s.vmid} ({s.name}) is in the way: {s.why}", "yellow") for s in facts.strangers]
+    parts += [Text(), _summary(platform, facts, plan)]
+    return Group(*parts)
+
+
+def _balancer_lines(platform: Platform, facts: Facts) -> list[Text]:
+    lines = []
+    for name, view in facts.balancers.items():
+        if isinstance(view, Balancer):
+            holds = f", holds {platform.balancing.address}" if platform.balancing.address in view.holds else ""
+            counters = view.counters
+            numbers = f"{counters.requests:,} requests served since it started, {counters.failed:,} failed"
+            lines.append(words(f"{name}: {view.connections} connections now, {numbers}{holds}"))
+        else:
+            lines.append(words(f"{name}: {view.reason}", "bold red"))
+    return lines
+
+
+def _record_lines(platform: Platform, facts: Facts) -> list[Text]:
+    """Given the facts, return who works, who claimed, and what was approved and is not finished."""
+    if isinstance(facts.record, Unknown):
+        return [words(f"record VM {platform.proxmox.record_vmid}: {facts.record.reason}", "bold red")]
+    lines, record = [], facts.record
+    for claim in record.claims:
+        tiers = " ".join(f"{tier}={number}" for tier, number in sorted(claim.tiers.items()))
+        over = ", which is over: thems-jobs scale --expire" if claim.until <= facts.at else ""
+        reason = f" ({claim.reason})" if claim.reason else ""
+        lines.append(
+            words(f"claim {claim.name}: {tiers} until {phrases.minute(claim.until)}{over}, by {claim.by}{reason}")
+        )
+    if record.lease and record.lease.until > facts.at:
+        lines.append(words(f"a run by {record.lease.holder} is under way", "cyan"))
+    if record.approved:
+        approved = record.approved
+        text = f"plan {approved.digest}, approved by {approved.by} on {phrases.minute(approved.at)}, is not finished"
+        lines.append(words(text, "yellow"))
+    return lines
+
+
+def _summary(platform: Platform, facts: Facts, plan: Plan) -> Text:
+    tiers = [f"{name} {_serving(facts, name)} of {target} serving" for name, target in targets(platform, facts).items()]
+    text = f"{platform.name}: {', '.join(tiers)}"
+    if plan.refusals:
+        return words(f"{text}; {phrases.count(len(plan.refusals), 'gate is', 'gates are')} closed.", "bold yellow")
+    if plan.steps:
+        number = phrases.count(len(plan.steps), "step")
+        return words(f"{text}; {number} to be as declared: thems-jobs provision --plan", "bold yellow")
+    return words(f"{text}; all is as declared.", "bold green")
