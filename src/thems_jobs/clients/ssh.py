@@ -43,6 +43,17 @@ class Ssh:
         self.close = weakref.finalize(self, _close_connections, self._sockets)
 
     @property
+    def public_key(self) -> str:
+        """The public half of our key, for the machines to let us in. Raise UsageError if it is not beside the private one."""
+        path = self.key_file.with_name(self.key_file.name + ".pub")
+        try:
+            return path.read_text().strip()
+        except OSError as error:
+            raise UsageError(
+                "ssh-key-unreadable", str(path), [f"the public key cannot be read: {error.strerror}."]
+            ) from None
+
+    @property
     def options(self) -> tuple[str, ...]:
         """The arguments that every ssh to our machines gets, also Ansible's. No user's or system's file counts."""
         settings = {
