@@ -12,11 +12,11 @@ from typing import Any
 
 import requests
 from proxmoxer import ProxmoxAPI
-from waiting import eventually
 
 from thems_jobs.lab.api import Image, Latencies, Settings, create_api_server
 from thems_jobs.lab.faults import ask
 from thems_jobs.lab.hypervisor import PretendHypervisor
+from waiting import eventually
 
 TOKEN_USER = "thems@pve"
 TEMPLATE = 9000
@@ -64,8 +64,10 @@ class Lab:
         return str(eventually(exit_status, f"{upid} does not end", 20))
 
     def template(self, vmid: int = TEMPLATE, storage: str = "shared") -> int:
-        """Make a template with a cloud-init drive, as root."""
+        """Make a template with a cloud-init drive, as root; it may be there already."""
         qemu = self.root.nodes("pve1").qemu
+        if vmid in [vm["vmid"] for vm in qemu.get()]:
+            return vmid
         upid = qemu.post(
             vmid=vmid, name="debian-12", memory=2048, cores=2, agent=1, scsihw="virtio-scsi-single", tags="B,a A;b c",
             scsi0=f"{storage}:0,import-from=local:import/debian-12.qcow2", ide2=f"{storage}:cloudinit",

@@ -14,6 +14,7 @@ from thems_jobs.lab.api.dispatch import Answer, Request
 IDLE_S = 5  # keep-alive
 REQUESTS_PER_CONNECTION = 100
 BODY_BYTES = 512 * 1024
+READ_AWAY_BYTES = 4 * 1024 * 1024  # so that a client that sends first and reads then gets to read the answer
 HEADER_LINES = 64
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class Conversation(http.server.BaseHTTPRequestHandler):
             return
         length = self.headers.get("Content-Length", "0")
         if not length.isdigit() or int(length) > BODY_BYTES:
+            self.rfile.read(min(int(length), READ_AWAY_BYTES) if length.isdigit() else 0)
             self._send(Answer(501, "for data too large", b""))
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
