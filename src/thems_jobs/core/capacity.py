@@ -1,8 +1,9 @@
 """How many machines a tier should have, which ones go first, and where new ones find room."""
 
+import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from thems_jobs.core.facts import Facts, Machine, Node, Phase, Storage, number_of
 from thems_jobs.core.plan import Refusal
@@ -29,17 +30,19 @@ def serves(machine: Machine) -> bool:
 def leaving_order(machines: Sequence[Machine]) -> list[Machine]:
     """Given a tier's machines, return them in the order in which they go when there are too many.
 
-    First those that leave already, then those that never served, then those that are down or unwell, then one from
-    the node that holds the most of them (so that the rest stays spread), and among equals the newest.
+    First those that leave already, then those that never served, then those that are down or unwell, then the rest.
+    Of those that serve, one from the node that holds the most of them goes first, so that the others stay spread.
+    Among equals the highest number goes first. What a plan does to the others never changes whom it chose.
     """
-    groups: dict[tuple[bool, bool, bool], dict[str, list[Machine]]] = {}
+    idle = [machine for machine in machines if machine.phase is not Phase.SERVING]
+    order = sorted(idle, key=lambda m: (m.phase is not Phase.DRAINING, -number_of(m.name)))
+    groups: dict[bool, dict[str, list[Machine]]] = {False: {}, True: {}}
     for machine in sorted(machines, key=lambda m: number_of(m.name)):
-        key = (machine.phase is not Phase.DRAINING, machine.phase is Phase.SERVING, serves(machine))
-        groups.setdefault(key, {}).setdefault(machine.node, []).append(machine)
-    crowd = Counter(machine.node for machine in machines)
-    order = []
-    for key in sorted(groups):
-        by_node = groups[key]
+        if machine.phase is Phase.SERVING:
+            well = serves(machine) and machine.reachable
+            groups[well].setdefault(machine.node, []).append(machine)
+    crowd = Counter(machine.node for machine in machines if machine.phase is Phase.SERVING)
+    for by_node in (groups[False], groups[True]):
         while by_node:
             node = max(by_node, key=lambda node: (crowd[node], number_of(by_node[node][-1].name)))
             order.append(by_node[node].pop())
@@ -63,41 +66,46 @@ class Room:
         return self.memory_mib >= tier.memory_mib and self.cores >= tier.cores and not strict
 
 
-def rooms(platform: Platform, facts: Facts, tier_name: str) -> list[Room]:
-    """Given the nodes' declared use, return what is left on each node of ours that is online."""
+def rooms(platform: Platform, facts: Facts, tier_name: str, promised: Mapping[str, Sequence[Tier]]) -> list[Room]:
+    """Given what this plan promised to each node already, return what is left on each of ours that a clone can go to.
+
+    That is a node that is online and sees the template's storage; one that is not shared, only the template's node.
+    """
     proxmox = platform.proxmox
-    crowd = Counter(machine.node for machine in facts.of_tier(tier_name) if machine.exists)
+    crowd = Counter(m.node for m in facts.of_tier(tier_name) if m.exists or m.clone == "cloning")
+    home = facts.templates[tier_name].node if tier_name in facts.templates else ""
+    name = platform.tiers[tier_name].template.storage
+    seen = {s.node for s in facts.storages if s.name == name and s.active and (s.shared or s.node == home)}
     return [
         Room(
             node.name,
-            node.memory_mib - node.memory_used_mib - proxmox.memory_reserve_mib,
-            node.cores * proxmox.cpu_overcommit_ratio - node.cores_used,
+            node.memory_mib - node.memory_used_mib - proxmox.memory_reserve_mib
+            - sum(tier.memory_mib for tier in promised.get(node.name, ())),
+            node.cores * proxmox.cpu_overcommit_ratio - node.cores_used
+            - sum(tier.cores for tier in promised.get(node.name, ())),
             crowd[node.name],
         )
         for node in facts.nodes.values()
-        if node.online and node.name in proxmox.nodes
-    ]
+        if node.online and node.name in proxmox.nodes and node.name in seen
+    ]  # fmt: skip
 
 
-def place(tier: Tier, count: int, free: Sequence[Room]) -> tuple[list[str], list[Room]]:
-    """Given what is left, return the nodes for up to `count` new machines, and what is left then.
+def place(tier: Tier, count: int, free: Sequence[Room]) -> list[str]:
+    """Given what is left, return the nodes for up to `count` new machines.
 
     The node with the fewest machines of the tier comes first, then the one with the most memory left.
     """
-    left, chosen = {room.node: room for room in free}, []
-    for _ in range(count):
-        fitting = [room for room in left.values() if room.fits(tier)]
-        if not fitting:
-            break
-        best = min(fitting, key=lambda room: (room.of_tier, -room.memory_mib, room.node))
-        chosen.append(best.node)
-        left[best.node] = replace(
-            best,
-            memory_mib=best.memory_mib - tier.memory_mib,
-            cores=best.cores - tier.cores,
-            of_tier=best.of_tier + 1,
-        )
-    return chosen, list(left.values())
+    left = [(room.of_tier, -room.memory_mib, room.node, room) for room in free]
+    heapq.heapify(left)
+    chosen = list[str]()
+    while left and len(chosen) < count:
+        room = heapq.heappop(left)[3]
+        if not room.fits(tier):
+            continue  # nor will it later: room only shrinks
+        chosen.append(room.node)
+        room = Room(room.node, room.memory_mib - tier.memory_mib, room.cores - tier.cores, room.of_tier + 1)
+        heapq.heappush(left, (room.of_tier, -room.memory_mib, room.node, room))
+    return chosen
 
 
 def storage_left_mib(storages: Sequence[Storage], name: str) -> int | None:

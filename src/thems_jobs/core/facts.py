@@ -79,8 +79,8 @@ class Machine:
 
     @property
     def reachable(self) -> bool:
-        """True if it runs, its host key is known and its SSH port answers."""
-        return self.running and bool(self.host_key) and self.ssh_open
+        """True if it runs (and will go on), its host key is known and its SSH port answers."""
+        return self.running and self.power != "stopping" and bool(self.host_key) and self.ssh_open
 
 
 @dataclass(frozen=True)

@@ -1,56 +1,65 @@
 """What provisioning and scaling plan alike: bring tiers to their targets, losing nobody's request on the way."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from thems_jobs.core import gates
 from thems_jobs.core.capacity import leaving_order, place, room_refusals, rooms, serves
-from thems_jobs.core.facts import Facts, Machine, Phase
+from thems_jobs.core.facts import Facts, Machine, Phase, Unknown
 from thems_jobs.core.identity import address_of, free_names, tier_of
 from thems_jobs.core.machine import (
+    RESERVE_KEY,
     answering,
     balanced,
     clone_slot,
     failed,
+    is_dying,
     retries,
     steps_to_remove,
     steps_to_serve,
 )
 from thems_jobs.core.plan import Action, Change, Plan, Refusal, Step
-from thems_jobs.core.platform import Platform
+from thems_jobs.core.platform import Platform, Tier
 
 
 @dataclass(frozen=True)
 class TierPlan:
-    """What one tier needs."""
+    """What one tier needs. `placed` are the nodes that its new machines take room on."""
 
     steps: tuple[Step, ...] = ()
     changes: tuple[Change, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    placed: tuple[str, ...] = ()
 
 
 def plan_tiers(
     platform: Platform, facts: Facts, targets: Mapping[str, int], replaced: frozenset[str] = frozenset()
 ) -> Plan:
     """Given the target of each tier to bring there and machines to be replaced, return the whole remaining plan."""
-    balancer_tier, parts = platform.balancing.balancer_tier, list[TierPlan]()
+    balancer_tier, parts, promised = platform.balancing.balancer_tier, list[TierPlan](), dict[str, list[Tier]]()
     balancers_first = frozenset[str]()
     for name in sorted(targets, key=lambda name: name != balancer_tier):
-        part = _plan_tier(platform, facts, name, targets[name], replaced, balancers_first)
+        part = _plan_tier(platform, facts, name, targets[name], replaced, promised)
+        part = replace(part, steps=_behind_balancers(part.steps, balancers_first, bool(answering(facts))))
         parts.append(part)
+        for node in part.placed:
+            promised.setdefault(node, []).append(platform.tiers[name])
         if name == balancer_tier:
-            balancers_first = frozenset(s.key for s in part.steps if s.action is Action.SERVE)
-    steps = [step for part in parts for step in part.steps] + _strays(platform, facts)
+            balancers_first = _coming_balancers(facts, part.steps)
+    strays = _behind_balancers(_strays(platform, facts), balancers_first, bool(answering(facts)))
+    steps = sorted(
+        [*(step for part in parts for step in part.steps), *strays], key=lambda s: s.action is not Action.RESTORE
+    )
     refusals = [refusal for part in parts for refusal in part.refusals]
-    forward = [step for step in steps if step.action is not Action.RESTORE]
-    if forward:
-        refusals += gates.closed(platform, facts, forward)
+    refusals += gates.closed(platform, facts, steps)
+    if any(refusal.reference == "no-balancer" for refusal in refusals):
+        steps = [step for step in steps if step.action is not Action.RESTORE]
     new = [step.target for step in steps if step.action is Action.CLONE]
     needs_id = [name for name in new if not _reserved(facts, name)]
     if needs_id:
         steps.insert(0, Step(Action.RESERVE, "record", note=", ".join(needs_id)))
         refusals += gates.identifiers(platform, facts, needs_id)
-    if needs_id or stale_intents(facts, new):
+    if (needs_id or facts.known_record.intents) and not any(refusal.machine for refusal in refusals):
         everything = frozenset(step.key for step in steps)
         steps.append(Step(Action.SETTLE, "record", after=everything))
     slots = {clone_slot(platform, name): platform.proxmox.clones_per_storage for name in platform.tiers}
@@ -58,14 +67,31 @@ def plan_tiers(
     return Plan(tuple(steps), tuple(refusals), changes, slots)
 
 
+def _coming_balancers(facts: Facts, steps: Sequence[Step]) -> frozenset[str]:
+    """Given the balancers' steps, return those after which every balancer that there is answers: what serves, serves,
+    and what does not answer and leaves is gone."""
+    silent = {name for name, view in facts.balancers.items() if isinstance(view, Unknown)}
+    return frozenset(
+        step.key
+        for step in steps
+        if step.action is Action.SERVE or (step.action is Action.AWAIT_DESTROY and step.target in silent)
+    )
+
+
+def _behind_balancers(steps: Sequence[Step], first: frozenset[str], any_answers: bool) -> tuple[Step, ...]:
+    """Given web steps, return them with those that change the balancers' tables behind the balancers being made.
+
+    Capacity is given back at once where a balancer answers.
+    """
+    tables = {Action.ADMIT, Action.SERVE, Action.WITHDRAW, Action.RETIRE} | (set() if any_answers else {Action.RESTORE})
+    if not first:
+        return tuple(steps)
+    return tuple(replace(step, after=step.after | first) if step.action in tables else step for step in steps)
+
+
 def _reserved(facts: Facts, name: str) -> bool:
     machine = facts.machines.get(name)
     return machine is not None and machine.vmid > 0 and not failed(machine.clone)
-
-
-def stale_intents(facts: Facts, wanted: list[str]) -> list[str]:
-    """Given the names still to be cloned, return the intents that have done their duty."""
-    return [name for name in facts.known_record.intents if name not in wanted]
 
 
 def _plan_tier(
@@ -74,40 +100,41 @@ def _plan_tier(
     name: str,
     target: int,
     replaced: frozenset[str],
-    balancers_first: frozenset[str],
+    promised: Mapping[str, Sequence[Tier]],
 ) -> TierPlan:
     tier = platform.tiers[name]
     leaving, staying = _choose(facts, name, target, replaced)
-    steps, changes, refusals = list[Step](), list[Change](), list[Refusal]()
-    unmade = [machine for machine in staying if not machine.exists and machine.clone != "cloning"]
+    steps, changes = list[Step](), list[Change]()
+    refusals = gates.size(name, tier, target) + [given for machine in staying if (given := _given_up(machine))]
+    hopeless = {refusal.machine for refusal in refusals}
+    unmade = [m for m in staying if not m.exists and m.clone != "cloning" and m.name not in hopeless]
     for machine in staying:
-        given_up = _given_up(machine)
-        if given_up:
-            refusals.append(given_up)
-        elif machine not in unmade:
-            todo = steps_to_serve(platform, facts, machine)
-            steps += _behind(todo, balancers_first)
-            changes += [_change_of(machine, todo)] if todo else []
-    retried = [machine for machine in unmade if not _given_up(machine)]
-    made, new_changes, no_room = _make(platform, facts, name, retried, target - len(staying))
-    steps += _behind(made, balancers_first)
-    refusals += no_room
-    up_first = frozenset(s.key for s in steps if s.action in (Action.SERVE, Action.RESTORE))
+        todo = steps_to_serve(platform, facts, machine) if machine.exists or machine.clone == "cloning" else ()
+        if todo and machine.name not in hopeless:
+            steps += todo
+            changes.append(_change_of(machine, todo))
+    made = _make(platform, facts, name, unmade, max(0, target - len(staying)), replaced, promised)
+    steps, changes, refusals = [*steps, *made.steps], [*changes, *made.changes], [*refusals, *made.refusals]
+    named = frozenset({RESERVE_KEY})  # before a name becomes free, the new machines have theirs
+    up_first = named | {s.key for s in steps if s.action in (Action.SERVE, Action.RESTORE)}
     for machine in leaving:
-        before = up_first if machine.phase in (Phase.SERVING, Phase.DRAINING) else frozenset[str]()
-        steps += steps_to_remove(platform, facts, machine, before)
-        why = "to be replaced" if machine.name in replaced else f"{len(staying)} stay"
-        changes.append(Change("remove", machine.name, machine.node, why))
+        relied_on = machine.phase in (Phase.SERVING, Phase.DRAINING)
+        if given_up := _given_up(machine):
+            refusals.append(given_up)
+        elif todo := steps_to_remove(platform, facts, machine, up_first if relied_on else named):
+            steps += [] if hopeless and machine.phase is Phase.SERVING else todo
+            why = "to be replaced" if machine.name in replaced else f"{len(staying)} stay"
+            changes.append(Change("remove", machine.name, machine.node, why))
     if any(serves(machine) for machine in leaving):
         refusals += gates.survivors(name, tier, staying, target)
-    return TierPlan(tuple(steps), (*changes, *new_changes), tuple(refusals))
+    return TierPlan(tuple(steps), tuple(changes), tuple(refusals), made.placed)
 
 
 def _choose(facts: Facts, name: str, target: int, replaced: frozenset[str]) -> tuple[list[Machine], list[Machine]]:
     """Given a target, return which machines of the tier leave and which stay."""
     machines = facts.of_tier(name)
-    leaving = [machine for machine in machines if machine.name in replaced]
-    rest = [machine for machine in machines if machine.name not in replaced]
+    leaving = [machine for machine in machines if machine.name in replaced or is_dying(machine)]
+    rest = [machine for machine in machines if not (machine.name in replaced or is_dying(machine))]
     leaving += leaving_order(rest)[: max(0, len(rest) - target)]
     gone = {machine.name for machine in leaving}
     return leaving, [machine for machine in rest if machine.name not in gone]
@@ -124,16 +151,9 @@ def _given_up(machine: Machine) -> Refusal | None:
     )  # fmt: skip
 
 
-def _behind(steps: tuple[Step, ...], balancers_first: frozenset[str]) -> list[Step]:
-    """Given a web machine's steps, return them with its admission behind the balancers that are being made."""
-    return [
-        replace(step, after=step.after | balancers_first) if step.action is Action.ADMIT else step for step in steps
-    ]
-
-
 def _change_of(machine: Machine, steps: tuple[Step, ...]) -> Change:
     """Given what remains to be done to a machine that exists, return it in words."""
-    if steps[-1].action is Action.RESTORE:
+    if steps[0].action is Action.RESTORE:
         return Change("restore", machine.name, machine.node, "the balancers send it too few visitors")
     if machine.phase is not Phase.SERVING:
         return Change("finish", machine.name, machine.node, "an earlier run left it half-made")
@@ -147,31 +167,36 @@ def _change_of(machine: Machine, steps: tuple[Step, ...]) -> Change:
 
 
 def _make(
-    platform: Platform, facts: Facts, name: str, unmade: list[Machine], count: int
-) -> tuple[tuple[Step, ...], list[Change], list[Refusal]]:
-    """Given machines that are only reserved and how many more a tier lacks, return the steps that make them all.
+    platform: Platform,
+    facts: Facts,
+    name: str,
+    unmade: list[Machine],
+    count: int,
+    replaced: frozenset[str],
+    promised: Mapping[str, Sequence[Tier]],
+) -> TierPlan:
+    """Given machines that are only reserved and how many more a tier lacks, return what makes them all.
 
-    Where there is no room or no free address, the refusals say so.
+    A machine to be replaced is not replaced by its own name. Where there is no room or no free address, it is refused.
     """
-    count = max(0, count)
-    names = free_names(platform, name, facts, count)
+    names = free_names(platform, name, facts, count, replaced)
     new = [Machine(machine_name, name, 0, address_of(platform, machine_name)) for machine_name in names]
     wanted = len(unmade) + count
-    nodes, _ = place(platform.tiers[name], wanted, rooms(platform, facts, name))
+    nodes = place(platform.tiers[name], wanted, rooms(platform, facts, name, promised)) if wanted else []
     refusals = room_refusals(name, platform.tiers[name], wanted, len(nodes), facts.nodes)
     refusals += gates.free_addresses(platform, name, count, len(names))
     steps, changes = list[Step](), list[Change]()
     for machine, node in zip([*unmade, *new], nodes, strict=False):
         steps += steps_to_serve(platform, facts, machine, node)
         changes.append(Change("make", machine.name, node, "to reach the target"))
-    return tuple(steps), changes, refusals
+    return TierPlan(tuple(steps), tuple(changes), tuple(refusals), tuple(nodes))
 
 
 def _strays(platform: Platform, facts: Facts) -> list[Step]:
     """Return the steps that take servers without a machine out of the balancers."""
     names = {name for view in answering(facts).values() for name in view.servers}
     return [
-        Step(Action.RETIRE, name)
+        Step(Action.RETIRE, name, frozenset({RESERVE_KEY}), batch=str(Action.RETIRE))
         for name in sorted(names)
         if name not in facts.machines and balanced(platform, tier_of(platform, name) or "")
     ]

@@ -1,10 +1,10 @@
 """Gates: facts in, refusals out. All that are closed are reported, and a missing fact closes its gate."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 from thems_jobs.core.capacity import serves, storage_left_mib
-from thems_jobs.core.facts import Facts, Machine, Unknown
+from thems_jobs.core.facts import Balancer, Facts, Machine, Unknown
 from thems_jobs.core.identity import choose_vmids, tier_of
 from thems_jobs.core.plan import Action, Refusal, Step
 from thems_jobs.core.platform import Platform, Tier
@@ -13,17 +13,24 @@ from thems_jobs.core.record import Lease
 DAY_S = 86400
 
 
-def closed(platform: Platform, facts: Facts, forward: Sequence[Step]) -> list[Refusal]:
-    """Given the forward steps of a plan, return every gate of the platform that is closed to them."""
-    made = [step.target for step in forward if step.action is Action.CLONE]
-    refusals = quorum(facts) + readable_record(platform, facts) + strangers(facts)
-    if made:
-        for name in sorted({tier_of(platform, machine) or "" for machine in made}):
-            count = sum(tier_of(platform, machine) == name for machine in made)
-            refusals += template(name, platform.tiers[name], facts)
-            refusals += storage(name, platform.tiers[name], count, facts)
-    if any(tier_of(platform, step.target) == platform.balancing.web_tier for step in forward):
-        refusals += balancers(platform, facts) + database_connections(platform, facts, made)
+def closed(platform: Platform, facts: Facts, steps: Sequence[Step]) -> list[Refusal]:
+    """Given the steps of a plan, return every gate of the platform that is closed to them.
+
+    Steps that give capacity back pass all gates but the one without which they can do nothing: a balancer.
+    """
+    web = [step for step in steps if tier_of(platform, step.target) == platform.balancing.web_tier]
+    touched = [step for step in steps if tier_of(platform, step.target) == platform.balancing.balancer_tier]
+    refusals = some_balancer(facts, [step.target for step in touched if step.action is Action.SERVE]) if web else []
+    if all(step.action is Action.RESTORE for step in steps):
+        return refusals
+    made = [step.target for step in steps if step.action is Action.CLONE]
+    refusals += quorum(facts) + readable_record(platform, facts) + strangers(facts) + nodes(facts, steps)
+    for name in sorted({tier_of(platform, machine) or "" for machine in made}):
+        refusals += template(name, platform.tiers[name], facts)
+    refusals += storages(platform, facts, made)
+    if any(step.action is not Action.RESTORE for step in web):
+        refusals += balancers(platform, facts, {step.target for step in touched})
+        refusals += database_connections(platform, facts, made)
     return refusals
 
 
@@ -90,29 +97,63 @@ def _day(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
 
 
-def storage(name: str, tier: Tier, count: int, facts: Facts) -> list[Refusal]:
-    """The template's storage must have room for the disks at their full size."""
-    needed_mib = count * tier.disk_gib * 1024
-    free_mib = storage_left_mib(facts.storages, tier.template.storage)
-    if free_mib is not None and free_mib >= needed_mib:
-        return []
-    measured = "not active on any node" if free_mib is None else f"{free_mib // 1024} GiB free"
+def nodes(facts: Facts, steps: Sequence[Step]) -> list[Refusal]:
+    """A machine can be changed only while its node is there."""
+    touched = {step.target for step in steps if step.action is not Action.RETIRE}
     return [
         Refusal(
-            "storage-full", f"storage {tier.template.storage}", measured,
-            f"{needed_mib // 1024} GiB for {count} machines of tier {name}", "Free space or enlarge the storage.",
+            "node-offline", machine.name, f"node {machine.node} is offline", f"node {machine.node} online",
+            "Bring the node back (or remove the machine by hand if the node never comes back), then run again.",
+        )
+        for machine in facts.machines.values()
+        if machine.exists and machine.name in touched
+        and (machine.node not in facts.nodes or not facts.nodes[machine.node].online)
+    ]  # fmt: skip
+
+
+def storages(platform: Platform, facts: Facts, made: Sequence[str]) -> list[Refusal]:
+    """Each template's storage must have room for the new disks of all tiers at their full size."""
+    wanted: dict[str, list[Tier]] = {}
+    for machine in made:
+        tier = platform.tiers[tier_of(platform, machine) or ""]
+        wanted.setdefault(tier.template.storage, []).append(tier)
+    refusals = []
+    for name, tiers in wanted.items():
+        needed_mib = sum(tier.disk_gib for tier in tiers) * 1024
+        free_mib = storage_left_mib(facts.storages, name)
+        if free_mib is None or free_mib < needed_mib:
+            measured = "not active on any node" if free_mib is None else f"{free_mib // 1024} GiB free"
+            refusals.append(
+                Refusal(
+                    "storage-full", f"storage {name}", measured,
+                    f"{needed_mib // 1024} GiB for {len(tiers)} new machines", "Free space or enlarge the storage.",
+                )
+            )  # fmt: skip
+    return refusals
+
+
+def some_balancer(facts: Facts, coming: Collection[str]) -> list[Refusal]:
+    """Web machines need a balancer that answers, or one that the same plan makes first."""
+    if coming or any(isinstance(view, Balancer) for view in facts.balancers.values()):
+        return []
+    return [
+        Refusal(
+            "no-balancer", "balancers", "none answers", "at least one, or one that is made first",
+            "Make or mend the balancers first: thems-jobs provision.",
         )
     ]  # fmt: skip
 
 
-def balancers(platform: Platform, facts: Facts) -> list[Refusal]:
+def balancers(platform: Platform, facts: Facts, touched: Collection[str]) -> list[Refusal]:
     """Every balancer answers, knows no stranger, and exactly one holds the VRRP address.
 
-    A platform whose balancers are still to be made has none to ask.
+    One that the same plan brings up or removes (`touched`) need not answer: the tables are changed only after that.
     """
     refusals = []
     for name, view in facts.balancers.items():
         if isinstance(view, Unknown):
+            if name in touched:
+                continue
             refusals.append(
                 Refusal(
                     "balancer-unreachable", name, view.reason, "an answer from every balancer",
@@ -144,7 +185,7 @@ def database_connections(platform: Platform, facts: Facts, made: Sequence[str]) 
     web = platform.balancing.web_tier
     if not platform.database:
         return []
-    there = {machine.name for machine in facts.of_tier(web) if machine.exists}
+    there = {machine.name for machine in facts.of_tier(web) if machine.exists or machine.clone == "cloning"}
     count = len(there | {name for name in made if tier_of(platform, name) == web})
     workers = platform.tiers[web].php_workers
     room = platform.database.max_connections - platform.database.reserved_connections
@@ -184,6 +225,18 @@ def free_addresses(platform: Platform, name: str, wanted: int, free: int) -> lis
         Refusal(
             "addresses-used-up", f"tier {name}", f"{free} free addresses in {platform.tiers[name].network.addresses}",
             f"{wanted}", "Find out who answers there, or widen the tier's addresses in the platform file.",
+        )
+    ]  # fmt: skip
+
+
+def size(name: str, tier: Tier, target: int) -> list[Refusal]:
+    """A tier's target is within its limits; old claims may ask for more than a changed platform file allows."""
+    if target <= tier.maximum:
+        return []
+    return [
+        Refusal(
+            "above-maximum", f"tier {name}", f"claims ask for {target} machines", f"at most {tier.maximum}",
+            "End or lower the claim (thems-jobs status names them), or raise the tier's maximum.",
         )
     ]  # fmt: skip
 

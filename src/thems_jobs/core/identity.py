@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from itertools import islice
 
-from thems_jobs.core.facts import Facts, Phase, Stamp, number_of
+from thems_jobs.core.facts import Balancer, Facts, Phase, Stamp, number_of
 from thems_jobs.core.platform import Platform, Tier, addresses_of, vmids_of
 
 
@@ -16,7 +17,7 @@ def machine_name(platform: Platform, tier: str, number: int) -> str:
 def tier_of(platform: Platform, name: str) -> str | None:
     """Given a VM's name, return the tier it belongs to by name, or None if it is no name of ours."""
     head, _, number = name.rpartition("-")
-    if not number.isdigit() or number.startswith("0"):
+    if not (number.isascii() and number.isdigit()) or number.startswith("0"):
         return None
     return next((tier for tier in platform.tiers if head == f"{platform.name}-{tier}"), None)
 
@@ -29,27 +30,31 @@ def address_of(platform: Platform, name: str) -> str:
     return addresses_of(platform.tiers[tier].network)[number_of(name) - 1]
 
 
-def free_names(platform: Platform, tier: str, facts: Facts, count: int) -> list[str]:
-    """Given how many, return the lowest names whose number no machine, stranger or answering address has.
+def free_names(
+    platform: Platform, tier: str, facts: Facts, count: int, besides: frozenset[str] = frozenset()
+) -> list[str]:
+    """Given how many, return the lowest names that stand for nothing yet, nor are in `besides`.
 
-    Names that are reserved but not yet cloned come first: they are finished before new ones are begun.
-    Fewer than `count` are returned when the range is used up.
+    Neither a machine, a stranger, an answering address nor a balancer's table has them. Fewer than `count` are
+    returned when the range is used up.
     """
     addresses = addresses_of(platform.tiers[tier].network)
-    strangers = {stranger.name for stranger in facts.strangers}
+    taken = facts.machines.keys() | besides | {stranger.name for stranger in facts.strangers}
+    views = [view for view in facts.balancers.values() if isinstance(view, Balancer)]
+    taken |= {name for view in views for name in view.servers}
     names = (machine_name(platform, tier, number) for number in range(1, len(addresses) + 1))
-    free = [
+    free = (
         name
         for name, address in zip(names, addresses, strict=True)
-        if name not in facts.machines and name not in strangers and address not in facts.taken_addresses
-    ]
-    return free[:count]
+        if name not in taken and address not in facts.taken_addresses
+    )
+    return list(islice(free, count))
 
 
 def choose_vmids(tier: Tier, taken: Iterable[int], count: int) -> list[int]:
-    """Given the ids in use anywhere on the cluster, return the lowest free ones of the tier's range, `count` at most."""
+    """Given the ids in use anywhere on the cluster, return up to `count` free ones of the tier, lowest first."""
     used = set(taken)
-    return [vmid for vmid in vmids_of(tier) if vmid not in used][:count]
+    return list(islice((vmid for vmid in vmids_of(tier) if vmid not in used), count))
 
 
 def write_stamp(stamp: Stamp) -> str:
@@ -58,15 +63,16 @@ def write_stamp(stamp: Stamp) -> str:
 
 
 def read_stamp(description: str) -> Stamp | None:
-    """Given a VM's description, return its stamp, or None if it has none."""
+    """Given a VM's description, return its stamp, or None if it has none that can be read."""
     _, brace, rest = description.partition("{")
-    if not brace:
-        return None
     try:
         data = json.loads(brace + rest)
-        return Stamp(**{**data, "phase": Phase(data["phase"])})
-    except (ValueError, TypeError, KeyError):
+        stamp = Stamp(**{**data, "phase": Phase(data["phase"]), "since": float(data.get("since", 0.0))})
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
+    kinds = {"vmid": int, "phase": Phase, "since": float}
+    well = all(type(getattr(stamp, f.name)) is kinds.get(f.name, str) for f in fields(stamp))
+    return stamp if well else None
 
 
 def tags_of(stamp: Stamp) -> tuple[str, ...]:

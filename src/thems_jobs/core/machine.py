@@ -6,6 +6,7 @@ from thems_jobs.core.platform import Platform
 
 FULL_WEIGHT = 100
 DRAIN_QUIET_S = 2.0  # a machine is let go when no look has seen a connection for so long
+RESERVE_KEY = f"{Action.RESERVE} record"
 ATTEMPTS = 3  # of one clone, start or stop before the machine is given up
 
 
@@ -25,13 +26,13 @@ def registrations(facts: Facts, name: str) -> list[Server | None]:
 
 
 def registered(facts: Facts, name: str) -> bool:
-    """True if every balancer there is has the machine in its table."""
+    """True if every balancer that answers has the machine in its table (a gate closes where one does not answer)."""
     seen = registrations(facts, name)
-    return bool(seen) and len(seen) == len(facts.balancers) and None not in seen
+    return bool(seen) and None not in seen
 
 
 def up(facts: Facts, name: str) -> bool:
-    """True if every balancer's own check finds the machine well."""
+    """True if every answering balancer's own check finds the machine well."""
     return registered(facts, name) and all(server is not None and server.up for server in registrations(facts, name))
 
 
@@ -75,91 +76,106 @@ def clone_slot(platform: Platform, tier: str) -> str:
 
 
 def steps_to_serve(platform: Platform, facts: Facts, machine: Machine, node: str = "") -> tuple[Step, ...]:
-    """Given a machine and, for one that must be cloned, its node, return what remains until it serves; () if it does."""
+    """Given a machine and, for one that must be cloned, its node, return what remains until it serves; () if it does.
+
+    Capacity that was taken away is given back first. A serving machine that is stopped, unwell or outdated is
+    configured and checked anew; a half-made one takes up where it was left.
+    """
     name, tier = machine.name, machine.tier
-    if machine.phase is Phase.SERVING:
-        return _steps_to_repair(platform, facts, machine)
-    if machine.phase is Phase.DRAINING and machine.reachable and registered(facts, name):
-        return (_together(Action.RESTORE, name),)
-    steps = _steps_to_exist(platform, machine, node)
-    if not machine.reachable:
-        steps.append(_wait(platform, Action.AWAIT_BOOT, name))
-    if steps or machine.converged != facts.roles.get(tier, ""):
+    boot = _steps_to_boot(platform, machine, node)
+    unwell = machine.health not in ("", "ok")
+    outdated = not machine.converged or machine.converged != facts.roles.get(tier, "")
+    renewed = machine.renewed and not boot
+    restore = not boot and not unwell and not renewed and _short_of_visitors(platform, facts, machine)
+    serving = machine.phase is Phase.SERVING or restore
+    went_down = machine.phase in (Phase.SERVING, Phase.DRAINING) and bool(boot)
+    converge = outdated or (not renewed and (unwell or went_down))
+    steps = [_together(Action.RESTORE, name)] if restore else []
+    steps += boot
+    if converge:
         steps.append(_together(Action.CONVERGE, name, tier))
-    if steps or not machine.warm:
+    if serving and not (boot or converge or renewed):
+        return chain(steps)
+    if boot or converge or not machine.warm:
         steps.append(Step(Action.CHECK, name))
     if balanced(platform, tier):
-        if not registered(facts, name):
+        if not restore and not registered(facts, name):
             steps.append(_together(Action.ADMIT, name))
         if not up(facts, name):
             steps.append(_wait(platform, Action.AWAIT_UP, name))
     return chain([*steps, _together(Action.SERVE, name)])
 
 
-def _steps_to_exist(platform: Platform, machine: Machine, node: str) -> list[Step]:
-    """Given a machine, return what remains until it is switched on."""
+def _steps_to_boot(platform: Platform, machine: Machine, node: str) -> list[Step]:
+    """Given a machine, return what remains until it runs and can be reached."""
     name, slot, steps = machine.name, clone_slot(platform, machine.tier), list[Step]()
     cloning = machine.clone == "cloning" or (machine.exists and machine.locked == "clone")
     if not machine.exists and not cloning:
-        reserve = frozenset({f"{Action.RESERVE} record"})
-        steps.append(Step(Action.CLONE, name, node=node, slot=slot, after=reserve))
+        steps.append(Step(Action.CLONE, name, node=node, slot=slot, after=frozenset({RESERVE_KEY})))
     if steps or cloning:
         steps.append(_wait(platform, Action.AWAIT_CLONE, name, slot))
-    if steps or not machine.configured:
+    if steps or (not machine.configured and machine.phase in (None, Phase.BUILDING)):
         steps.append(Step(Action.CONFIGURE, name))
-    if not machine.running and machine.power != "starting":
-        steps.append(Step(Action.START, name))
-    return steps
-
-
-def _steps_to_repair(platform: Platform, facts: Facts, machine: Machine) -> tuple[Step, ...]:
-    """Given a serving machine, return what it needs to serve as it should; () if it is well.
-
-    Weight it lost on a balancer is restored; stopped, it is started; unwell or outdated, it is configured anew.
-    """
-    name, steps = machine.name, list[Step]()
-    if not machine.running and machine.power != "starting":
+    if machine.power == "stopping":
+        steps.append(_wait(platform, Action.AWAIT_STOP, name))
+    if machine.power == "stopping" or (not machine.running and machine.power != "starting"):
         steps.append(Step(Action.START, name))
     if not machine.reachable:
         steps.append(_wait(platform, Action.AWAIT_BOOT, name))
-    outdated = machine.converged != facts.roles.get(machine.tier, "")
-    if steps or (not machine.renewed and (outdated or machine.health not in ("", "ok"))):
-        steps.append(_together(Action.CONVERGE, name, machine.tier))
-    if steps or machine.renewed:
-        if steps or not machine.warm:
-            steps.append(Step(Action.CHECK, name))
-        if balanced(platform, machine.tier):
-            steps += [] if registered(facts, name) else [_together(Action.ADMIT, name)]
-            steps += [] if up(facts, name) else [_wait(platform, Action.AWAIT_UP, name)]
-        return chain([*steps, _together(Action.SERVE, name)])
-    weights = [server.weight if server else None for server in registrations(facts, name)]
-    if balanced(platform, machine.tier) and any(weight != FULL_WEIGHT for weight in weights):
-        return (_together(Action.RESTORE, name),)
-    return ()
+    return steps
+
+
+def _short_of_visitors(platform: Platform, facts: Facts, machine: Machine) -> bool:
+    """True if the machine could serve more visitors at once than the balancers send it."""
+    if not balanced(platform, machine.tier):
+        return False
+    seen = registrations(facts, machine.name)
+    if machine.phase is Phase.DRAINING:  # and not admitted anew, as one is that had left the tables already
+        return any(server is not None and server.weight != platform.balancing.admit_weight for server in seen)
+    lacking = not seen or any(server is None or server.weight != FULL_WEIGHT for server in seen)
+    return machine.phase is Phase.SERVING and lacking
 
 
 def steps_to_remove(
     platform: Platform, facts: Facts, machine: Machine, after: frozenset[str] = frozenset()
 ) -> tuple[Step, ...]:
-    """Given a machine and the steps that must be over before visitors leave it, return what remains until it is gone."""
+    """Given a machine and the steps that must be over before it is touched, return what remains until it is gone."""
     name, steps = machine.name, list[Step]()
-    if machine.clone == "cloning" or machine.locked == "clone":
+    behind, cloning = balanced(platform, machine.tier), machine.clone == "cloning" or machine.locked == "clone"
+    if cloning:
         steps.append(_wait(platform, Action.AWAIT_CLONE, name, clone_slot(platform, machine.tier)))
-    seen = [server for server in registrations(facts, name) if server] if balanced(platform, machine.tier) else []
-    leaves = machine.phase is Phase.DRAINING and all(server.weight == 0 for server in seen)
-    if (machine.phase is Phase.SERVING or seen) and not leaves:
-        steps.append(_together(Action.WITHDRAW, name))
-    visited = seen or (machine.running and not balanced(platform, machine.tier) and machine.phase is not Phase.BUILDING)
-    if visited and (steps or not drained(facts, name)):
-        steps.append(_wait(platform, Action.AWAIT_DRAIN, name))
+    seen = [server for server in registrations(facts, name) if server] if behind else []
+    if machine.exists and not is_dying(machine):
+        steps += _steps_to_empty(platform, facts, machine, seen)
     if seen:
         steps.append(_together(Action.RETIRE, name))
-    if machine.running and machine.power != "stopping":
+    if (machine.running or machine.power == "starting") and machine.power != "stopping":
         steps.append(Step(Action.STOP, name))
-    if machine.running:
+    if machine.running or machine.power in ("starting", "stopping"):
         steps.append(_wait(platform, Action.AWAIT_STOP, name))
-    if machine.exists or machine.clone == "cloning":
-        if machine.locked != "destroyed":
+    if machine.exists or cloning:
+        if not is_dying(machine):
             steps.append(Step(Action.DESTROY, name))
         steps.append(_wait(platform, Action.AWAIT_DESTROY, name))
     return chain(steps, after)
+
+
+def _steps_to_empty(platform: Platform, facts: Facts, machine: Machine, seen: list[Server]) -> list[Step]:
+    """Given how the balancers see a leaving machine, return what remains until nobody uses it.
+
+    Of a balancer that cannot be reached nobody knows who uses it: it is not waited for.
+    """
+    name, steps = machine.name, list[Step]()
+    leaves = machine.phase is Phase.DRAINING and all(server.weight == 0 for server in seen)
+    if (machine.phase is Phase.SERVING or seen) and not leaves:
+        steps.append(_together(Action.WITHDRAW, name))
+    own = not balanced(platform, machine.tier) and machine.phase in (Phase.SERVING, Phase.DRAINING)
+    visited = bool(seen) or (own and machine.running and machine.ssh_open)
+    if visited and (steps or not drained(facts, name)):
+        steps.append(_wait(platform, Action.AWAIT_DRAIN, name))
+    return steps
+
+
+def is_dying(machine: Machine) -> bool:
+    """True if Proxmox removes the machine already: there is no way back."""
+    return machine.power == "destroying" or machine.locked == "destroyed"

@@ -12,6 +12,8 @@ from thems_jobs.core.plan import Action, Plan, Step
 from thems_jobs.core.platform import Platform
 from thems_jobs.core.record import Intent
 
+NOT_ASKED = "not asked since it can be reached again"
+
 
 def after(platform: Platform, facts: Facts, plan: Plan, step: Step) -> Facts:
     """Given the facts before a step of the plan, return those after it went well."""
@@ -20,7 +22,8 @@ def after(platform: Platform, facts: Facts, plan: Plan, step: Step) -> Facts:
     if step.action is Action.SETTLE:
         wanted = {s.target for s in plan.steps if s.action is Action.CLONE}
         kept = {name: intent for name, intent in facts.known_record.intents.items() if name in wanted}
-        return replace(facts, record=replace(facts.known_record, intents=kept))
+        there = {k: v for k, v in facts.machines.items() if k in wanted or v.exists or v.clone == "cloning"}
+        return replace(facts, record=replace(facts.known_record, intents=kept), machines=there)
     if step.action is Action.RETIRE:
         return _with_weight(platform, facts, step.target, None)
     machine = facts.machines[step.target]
@@ -32,7 +35,8 @@ def after(platform: Platform, facts: Facts, plan: Plan, step: Step) -> Facts:
     if step.action in (Action.SERVE, Action.RESTORE):
         return _with_weight(platform, _joined(platform, facts, machine), step.target, FULL_WEIGHT)
     if step.action is Action.WITHDRAW:
-        return _with_weight(platform, facts, step.target, 0)
+        quiet = {name: since for name, since in facts.quiet_since.items() if name != step.target}
+        return _left(platform, _with_weight(platform, replace(facts, quiet_since=quiet), step.target, 0), machine)
     if step.action is Action.AWAIT_DRAIN:
         return replace(facts, quiet_since={**facts.quiet_since, step.target: facts.at - DRAIN_QUIET_S})
     if step.action is Action.AWAIT_UP:
@@ -45,13 +49,18 @@ def _machine_after(facts: Facts, machine: Machine, step: Step) -> Machine:
         case Action.CLONE:
             return replace(machine, clone="cloning", node=step.node)
         case Action.AWAIT_CLONE:
-            return replace(machine, exists=True, locked="", clone="", stamp=machine.stamp or _stamp(machine, facts))
+            stamp = machine.stamp or _stamp(machine, facts)
+            return replace(machine, exists=True, configured=False, locked="", clone="", stamp=stamp)
         case Action.CONFIGURE:
             return replace(machine, configured=True)
         case Action.START:
-            return replace(machine, running=True, power="")
+            return replace(machine, running=True, power="", ssh_open=False)
         case Action.AWAIT_BOOT:
-            return replace(machine, running=True, power="", host_key="known", ssh_open=True)
+            # What the machine was found to be before it went down says nothing about it now.
+            served = machine.phase in (Phase.SERVING, Phase.DRAINING)
+            health = NOT_ASKED if served else machine.health
+            booted = replace(machine, running=True, power="", host_key="known", ssh_open=True)
+            return replace(booted, warm=False, renewed=False, health=health)
         case Action.CONVERGE:
             return replace(machine, renewed=True, warm=False, converged=facts.roles.get(machine.tier, ""))
         case Action.CHECK:
@@ -101,9 +110,9 @@ def _with_weight(platform: Platform, facts: Facts, name: str, weight: int | None
     views: dict[str, Balancer | Unknown] = {}
     for balancer, view in facts.balancers.items():
         if isinstance(view, Balancer):
+            old = view.servers.get(name)
             servers = {server: state for server, state in view.servers.items() if server != name}
-            if weight is not None:
-                old = view.servers.get(name)
+            if weight or (weight == 0 and old):  # who is to get no visitors need not become known
                 servers[name] = Server(address_of(platform, name), weight, old.up if old else False, 0)
             view = replace(view, servers=servers)
         views[balancer] = view
@@ -119,9 +128,20 @@ def _up(facts: Facts, name: str) -> Facts:
     return replace(facts, balancers=views)
 
 
+def _left(platform: Platform, facts: Facts, machine: Machine) -> Facts:
+    """Given a balancer that leaves, return the facts without its answer; a peer takes over the VRRP address."""
+    if machine.tier != platform.balancing.balancer_tier:
+        return facts
+    balancers = {name: view for name, view in facts.balancers.items() if name != machine.name}
+    heir = next((name for name, view in balancers.items() if isinstance(view, Balancer)), None)
+    others = tuple(holder for holder in facts.holders if holder != machine.name)
+    return replace(facts, balancers=balancers, holders=others or ((heir,) if heir else ()))
+
+
 def _joined(platform: Platform, facts: Facts, machine: Machine) -> Facts:
     """Given a balancer that serves now, return the facts with its table, a copy of its peers'."""
-    if machine.tier != platform.balancing.balancer_tier or machine.name in facts.balancers:
+    known = isinstance(facts.balancers.get(machine.name), Balancer)
+    if machine.tier != platform.balancing.balancer_tier or known:
         return facts
     peers = [view for view in facts.balancers.values() if isinstance(view, Balancer)]
     servers = dict(peers[0].servers) if peers else {}

@@ -119,7 +119,7 @@ def heads(plan: Plan, in_flight: frozenset[str]) -> list[Step]:
         if step.key in in_flight and step.slot:
             free[step.slot] = free.get(step.slot, 1) - 1
     for step in sorted(plan.steps, key=lambda step: step.wait is None):  # waits hold their slots first
-        if step.key in in_flight or step.after & remaining:
+        if step.key in in_flight or not step.after.isdisjoint(remaining):
             continue
         if step.slot:
             if free.get(step.slot, 1) <= 0 and step.wait is None:
@@ -133,7 +133,7 @@ def chain(steps: Iterable[Step], after: frozenset[str] = frozenset()) -> tuple[S
     """Given steps in order, return them each behind the one before, the first behind `after`."""
     linked: list[Step] = []
     for step in steps:
-        linked.append(replace(step, after=step.after | after))
+        linked.append(replace(step, after=step.after | after if step.after else after))
         after = frozenset({step.key})
     return tuple(linked)
 
@@ -143,22 +143,3 @@ def expected_s(step: Step, measured: Mapping[str, float]) -> tuple[float, bool]:
     if step.action in measured:
         return measured[step.action], False
     return ASSUMED_S.get(step.action, 1.0), step.action in ASSUMED_S
-
-
-def timeline(plan: Plan, measured: Mapping[str, float]) -> dict[str, tuple[float, float]]:
-    """Given measured seconds by action, return when each step is expected to start and end, in seconds from now.
-
-    The steps are played through as the runner would: every head at once, as many of a slot as it has.
-    """
-    now, ends, spans, remaining = 0.0, dict[str, float](), dict[str, tuple[float, float]](), plan
-    while remaining.steps:
-        for step in heads(remaining, frozenset(ends)):
-            ends[step.key] = now + expected_s(step, measured)[0]
-            spans[step.key] = (now, ends[step.key])
-        if not ends:
-            break  # a plan that waits for itself; the planners' properties exclude it
-        now = min(ends.values())
-        over = {key for key, end in ends.items() if end <= now}
-        ends = {key: end for key, end in ends.items() if key not in over}
-        remaining = replace(remaining, steps=tuple(step for step in remaining.steps if step.key not in over))
-    return spans

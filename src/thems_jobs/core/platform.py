@@ -6,12 +6,14 @@ The file is read and typed at the edge (platform_file.py); here are only its sha
 import ipaddress
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
 _STRICT = {"extra": "forbid"}  # read by pydantic at the edge: an unknown key is a mistake, not a comment
 
 # A DNS label that leaves room for "-<tier>-<number>" in 63 characters (RFC 1035).
 NAME = re.compile(r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$")
+RANGE_LIMIT = 65536  # ids or addresses of one tier: a longer range is a slip of the pen
 ADDRESS_RANGE = re.compile(r"^\s*(\S+?)\s*-\s*(\S+)\s*$")
 
 
@@ -170,19 +172,25 @@ class Mistake:
         return f"{self.path}: found {self.found}, expected {self.expected}."
 
 
+@cache
 def addresses_of(network: Network) -> tuple[str, ...]:
     """Given a network, return its addresses in order; index 0 belongs to machine number 1."""
     match = ADDRESS_RANGE.match(network.addresses)
     if not match:
         raise ValueError(f"{network.addresses!r} is not a range FIRST-LAST")
-    first, last = (ipaddress.IPv4Address(part) for part in match.groups())
-    return tuple(str(ipaddress.IPv4Address(number)) for number in range(int(first), int(last) + 1))
+    first, last = (int(ipaddress.IPv4Address(part)) for part in match.groups())
+    if last - first >= RANGE_LIMIT:
+        raise ValueError(f"{network.addresses!r} has more than {RANGE_LIMIT} addresses")
+    return tuple(str(ipaddress.IPv4Address(number)) for number in range(first, last + 1))
 
 
 def vmids_of(tier: Tier) -> range:
     """Given a tier, return the VMIDs its machines may have."""
     first, _, last = tier.vmids.partition("-")
-    return range(int(first), int(last) + 1)
+    vmids = range(int(first), int(last) + 1)
+    if vmids.stop > 1_000_000_000 or vmids.stop - vmids.start > RANGE_LIMIT:
+        raise ValueError(f"{tier.vmids!r} has more than {RANGE_LIMIT} ids, or ids above 999999999")
+    return vmids
 
 
 def mistakes(platform: Platform) -> list[Mistake]:

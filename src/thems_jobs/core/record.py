@@ -5,8 +5,10 @@ agents on all hosts share. It holds 8192 characters (the limit of a VM's descrip
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 LIMIT = 8192
 HEADING = "Record of platform {name}, kept by thems-jobs. Do not edit: it holds the lease and the claims."
@@ -70,23 +72,36 @@ def read(description: str) -> Record:
             raise ValueError("the description of the record VM holds no record")
         return Record()
     try:
-        data = json.loads(description[start:])
+        data = json.loads(description[start:], parse_constant=_number)
         return Record(
-            lease=Lease(**data["lease"]) if data.get("lease") else None,
-            claims=tuple(Claim(**claim) for claim in data.get("claims", [])),
-            intents={name: Intent(*values) for name, values in data.get("intents", {}).items()},
-            approved=_approved(data.get("approved")),
-            seconds=data.get("seconds", {}),
+            lease=_lease(data["lease"]) if data.get("lease") else None,
+            claims=tuple(_claim(**claim) for claim in data.get("claims", [])),
+            intents={name: Intent(*map(_number, values)) for name, values in data.get("intents", {}).items()},
+            approved=_approved(**data["approved"]) if data.get("approved") else None,
+            seconds={action: _number(value) for action, value in data.get("seconds", {}).items()},
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"the record cannot be read: {error}") from error
 
 
-def _approved(data: dict[str, object] | None) -> Approved | None:
-    if not data:
-        return None
-    changes = {kind: tuple(names) for kind, names in data["changes"].items()}  # type: ignore[attr-defined]
-    return Approved(str(data["digest"]), str(data["by"]), float(str(data["at"])), changes)
+def _number(value: Any) -> Any:
+    """Given a JSON value, return it if it is a finite number. Raise ValueError if not."""
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a finite number")
+    return value
+
+
+def _lease(data: dict[str, Any]) -> Lease:
+    return Lease(str(data["token"]), str(data["holder"]), _number(data["until"]))
+
+
+def _claim(name: str, tiers: dict[str, int], until: float, by: str, reason: str = "") -> Claim:
+    counts = {tier: _number(count) for tier, count in tiers.items()}
+    return Claim(str(name), counts, _number(until), str(by), str(reason))
+
+
+def _approved(digest: str, by: str, at: float, changes: dict[str, list[str]]) -> Approved:
+    return Approved(str(digest), str(by), _number(at), {kind: tuple(names) for kind, names in changes.items()})
 
 
 def write(record: Record, platform: str) -> str:
