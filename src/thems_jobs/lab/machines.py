@@ -177,6 +177,7 @@ class NspawnHypervisor:
             "systemd-nspawn", "-q", "-b", "-D", str(machine.root), "-M", f"vm{machine.spec.vmid}",
             f"--hostname={machine.spec.name}", "--register=no", "--keep-unit", "--console=read-only",
             f"--network-namespace-path=/run/netns/{network.namespace_name(machine.spec.vmid)}",
+            "--capability=CAP_NET_ADMIN",  # keepalived moves addresses
             "--resolv-conf=off", "--timezone=off", "--link-journal=no",
         ]  # fmt: skip
 
