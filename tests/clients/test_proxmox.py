@@ -189,7 +189,9 @@ def test_a_task_its_node_has_forgotten_has_ended_with_an_error(lab: Lab) -> None
 def test_privileges_and_version(lab: Lab) -> None:
     proxmox = connect(lab)
     assert proxmox.version().startswith("9.")
-    assert "VM.Allocate" in proxmox.permissions()["/pool/shop"]
+    assert "VM.Allocate" in proxmox.permissions("/pool/shop")
+    assert "VM.Allocate" not in proxmox.permissions("/pool/other")
+    assert proxmox.pools() == {"shop"}
 
 
 # Errors of Proxmox

@@ -49,10 +49,13 @@ class Proxmox:
         """Return the version of Proxmox VE, for example 9.1.3."""
         return str(self._read("version")["version"])
 
-    def permissions(self) -> dict[str, dict[str, bool]]:
-        """Return the token's privileges by path; the value says whether one holds below that path, too."""
-        found = self._read("access/permissions")
-        return {path: {name: bool(below) for name, below in held.items()} for path, held in found.items()}
+    def permissions(self, path: str) -> frozenset[str]:
+        """Given a path of the access control such as /pool/shop, return the privileges the token has there."""
+        return frozenset(self._read("access/permissions", path=path).get(path, {}))
+
+    def pools(self) -> frozenset[str]:
+        """Return the pools the token may see."""
+        return frozenset(row["poolid"] for row in self._read("pools"))
 
     def quorate(self) -> bool:
         """True if the cluster has quorum; a node that is in no cluster always has."""

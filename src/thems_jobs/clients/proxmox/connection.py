@@ -63,7 +63,7 @@ class Connection:
         self.requests = 0
         self._count_lock = threading.Lock()
 
-    def read(self, path: str, **parameters: object) -> Any:
+    def read(self, path: str, /, **parameters: object) -> Any:
         return self.repeat("GET", path, parameters)
 
     def repeat(self, method: str, path: str, parameters: Mapping[str, object]) -> Any:
