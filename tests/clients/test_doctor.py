@@ -15,6 +15,7 @@ from thems_jobs.core.facts import TemplateImage
 from thems_jobs.core.platform import Platform
 from thems_jobs.errors import EffectFailed, Refused, ThemsError
 from thems_jobs.jobs.doctor import Check, examine
+from thems_jobs.lab import operator_setup
 from waiting import eventually
 
 USER = "doctor@pve"
@@ -194,6 +195,14 @@ def _greet(listening: socket.socket) -> None:
     connection, _ = listening.accept()
     with connection:
         connection.sendall(b"SSH-2.0-somebody\r\n")
+
+
+def test_the_lab_lets_its_platform_in_with_the_documented_roles() -> None:
+    assert {name: set(held) for name, held in operator_setup.ROLES.items()} == {
+        grant.role: set(grant.privileges) for grant in role.ROLE
+    }
+    platform = platform_file.read_platform(resources.path("platforms", "lab.yaml"), {})
+    assert {path: grant.role for path, grant in role.granted_paths(platform)} == operator_setup.GRANTS
 
 
 def test_the_documentation_has_every_privilege_with_its_reason_and_every_command() -> None:
