@@ -1,0 +1,49 @@
+"""One lab with real machines for all tests here, brought up by its own command line and taken down at the end."""
+
+import os
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import pytest
+from real_lab import BASE_VMID, CACHE, Lab, NewMachine, connect, run_lab
+
+from thems_jobs.lab.layout import LabLayout
+
+
+@pytest.fixture(autouse=True)
+def _needs_root(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("lab") and os.geteuid() != 0:
+        pytest.skip("lab machines need root: mounts, network namespaces, control groups")
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab with a template VM 9100."""
+    layout = LabLayout(tmp_path_factory.mktemp("lab"))
+    up = run_lab("up", "--dir", layout.directory, "--cache", CACHE)
+    assert up.returncode == 0, up.stderr
+    try:
+        lab = Lab(layout, connect(layout))
+        key = layout.ssh_key.with_suffix(".pub").read_text().strip()
+        config: dict[str, str | int] = {
+            "vmid": BASE_VMID, "name": "base", "memory": 512, "cores": 1, "agent": 1, "ciuser": "thems",
+            "scsi0": "shared:0,import-from=local:import/debian-12.qcow2", "ide2": "shared:cloudinit",
+            "net0": "virtio,bridge=vmbr0", "sshkeys": quote(key, safe=""),
+        }  # fmt: skip
+        lab.client.finish(lab.client.call("POST", "/nodes/pve1/qemu", **config))
+        lab.client.finish(lab.client.call("POST", f"/nodes/pve1/qemu/{BASE_VMID}/template"))
+        yield lab
+    finally:
+        for file in layout.directory.glob("known-*"):
+            file.unlink()
+        down = run_lab("down", "--dir", layout.directory)
+        assert down.returncode == 0, down.stderr
+
+
+@pytest.fixture
+def new_machine(lab: Lab) -> Iterator[NewMachine]:
+    """Makes linked clones of the template (or of what is given) and removes them after the test."""
+    made = NewMachine(lab)
+    yield made
+    for machine in reversed(made.machines):
+        lab.remove(machine)

@@ -1,0 +1,232 @@
+"""`lab up` and `lab down`: nothing is left, whatever happened in between, and nothing foreign is touched."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from real_lab import CACHE, connect, lab_command, run_lab
+
+from thems_jobs.lab.cgroups import find_trees
+from thems_jobs.lab.layout import LabLayout
+from thems_jobs.lab.process import read_process
+from waiting import eventually
+
+pytestmark = pytest.mark.lab
+
+# Where the lab's tools (nspawn, ip netns, apt ...) would leave things on the host if they ran outside.
+HOST_FOLDERS = ("/run/systemd/nspawn", "/run/netns", "/var/lib/machines", "/run/lab", "/dev/shm")  # noqa: S108
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Iterator[LabLayout]:
+    """A folder for a lab, which is taken down after the test in any case."""
+    layout = LabLayout(tmp_path / "lab")
+    yield layout
+    run_lab("down", "--dir", layout.directory)
+
+
+def up(layout: LabLayout) -> subprocess.CompletedProcess[str]:
+    """Bring it up with the shared template."""
+    return run_lab("up", "--dir", layout.directory, "--cache", CACHE)
+
+
+def world_pid(layout: LabLayout) -> int:
+    """Return the lab's first process."""
+    process = read_process(layout.process)
+    assert process is not None
+    return process.pid
+
+
+def lab_processes(layout: LabLayout) -> list[int]:
+    """Return the processes in the lab's control groups, and the one above them."""
+    group = find_trees().unified / layout.group
+    inside = [int(pid) for file in group.glob("**/cgroup.procs") for pid in file.read_text().split()]
+    return [*inside, world_pid(layout)]
+
+
+def namespaces(pids: list[int]) -> set[str]:
+    """Return the namespaces of these processes that are not ours."""
+    own = {Path(f"/proc/self/ns/{kind}").readlink() for kind in ("net", "mnt", "pid", "uts", "ipc")}
+    found = {Path(f"/proc/{pid}/ns/{kind}").readlink() for pid in pids for kind in ("net", "mnt", "pid", "uts", "ipc")}
+    return {str(namespace) for namespace in found - own}
+
+
+def namespaces_alive() -> set[str]:
+    """Return the namespaces any process of this machine is in."""
+    alive = set()
+    for link in Path("/proc").glob("[0-9]*/ns/*"):
+        try:
+            alive.add(str(link.readlink()))
+        except OSError:
+            continue
+    return alive
+
+
+def host_state() -> dict[str, object]:
+    """Return what a lab could leave on the host outside its folder: mounts and files of its tools."""
+    files = {name: sorted(map(str, Path(name).glob("**/*"))) for name in HOST_FOLDERS if Path(name).is_dir()}
+    return {"mounts": Path("/proc/self/mounts").read_text(), **files}
+
+
+def boot_two_machines(layout: LabLayout) -> None:
+    """Boot two machines without cloud-init data from the image."""
+    client = connect(layout)
+    for vmid in (100, 101):
+        options = {"scsi0": "shared:0,import-from=local:import/debian-12.qcow2", "net0": "virtio,bridge=vmbr0"}
+        client.finish(client.call("POST", "/nodes/pve1/qemu", vmid=vmid, memory=512, start=1, agent=1, **options))
+
+        def running(vmid: int = vmid) -> bool:
+            return bool(client.call("GET", f"/nodes/pve1/qemu/{vmid}/status/current")["status"] == "running")
+
+        eventually(running, f"VM {vmid} does not run", within_s=30)
+
+
+def assert_nothing_is_left(layout: LabLayout, pids: list[int], theirs: set[str], before: dict[str, object]) -> None:
+    """Check processes, namespaces, mounts, control groups and files."""
+    # dead at once; gone when this host's own first process has collected them
+    eventually(lambda: not [pid for pid in pids if Path(f"/proc/{pid}").exists()], "processes are left", within_s=10)
+    assert not theirs & namespaces_alive()
+    trees = find_trees()
+    assert not (trees.unified / layout.group).exists()
+    assert trees.v1_memory is None or not (trees.v1_memory / layout.group).exists()
+    assert host_state() == before
+    assert not layout.directory.exists()
+
+
+def test_down_leaves_nothing_of_a_lab_with_machines(layout: LabLayout) -> None:
+    before = host_state()
+    assert up(layout).returncode == 0
+    boot_two_machines(layout)
+    pids = lab_processes(layout)
+    theirs = namespaces(pids)
+    assert len(pids) > 10
+    assert len(theirs) > 10
+    down = run_lab("down", "--dir", layout.directory)
+    assert (down.returncode, down.stderr) == (0, "")
+    assert_nothing_is_left(layout, pids, theirs, before)
+    again = run_lab("down", "--dir", layout.directory)
+    assert again.returncode == 0
+    assert "There is no lab" in again.stdout
+
+
+@pytest.mark.parametrize("below_unshare", [False, True])
+def test_a_killed_lab_takes_everything_with_it(layout: LabLayout, below_unshare: bool) -> None:
+    before = host_state()
+    assert up(layout).returncode == 0
+    boot_two_machines(layout)
+    pids = lab_processes(layout)
+    theirs = namespaces(pids)
+    victim = world_pid(layout)
+    if below_unshare:
+        victim = int(Path(f"/proc/{victim}/task/{victim}/children").read_text().split()[0])
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: not [p for p in pids if Path(f"/proc/{p}").exists()], "processes are left", within_s=10)
+    status = run_lab("status", "--dir", layout.directory)
+    assert status.returncode == 4
+    assert "no lab is up" in status.stderr
+    assert run_lab("down", "--dir", layout.directory).returncode == 0
+    assert_nothing_is_left(layout, pids, theirs, before)
+
+
+def test_up_after_a_kill_starts_afresh(layout: LabLayout) -> None:
+    assert up(layout).returncode == 0
+    first = world_pid(layout)
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: not Path(f"/proc/{first}").exists(), "it lives", within_s=10)
+    again = up(layout)
+    assert again.returncode == 0, again.stderr
+    assert "remains of a lab" in again.stderr
+    assert world_pid(layout) != first
+    assert connect(layout).call("GET", "/version")["version"].startswith("9.")
+
+
+def test_up_twice_changes_nothing(layout: LabLayout) -> None:
+    assert up(layout).returncode == 0
+    token, pid = layout.token.read_text(), world_pid(layout)
+    again = up(layout)
+    assert again.returncode == 0
+    assert "was up already" in again.stdout
+    assert again.stdout.splitlines()[-1] == f"Next: export THEMS_PLATFORM={layout.platform}"
+    assert (layout.token.read_text(), world_pid(layout)) == (token, pid)
+
+
+@pytest.mark.parametrize("phase", ["keys and certificates", "network, API", "pool, role, token"])
+def test_up_killed_half_way_can_be_repeated_and_taken_down(layout: LabLayout, phase: str) -> None:
+    before = host_state()
+    _kill_up_at(layout, CACHE, phase)
+    again = up(layout)
+    assert again.returncode == 0, again.stderr
+    assert connect(layout).call("GET", "/version")["version"].startswith("9.")
+    assert run_lab("down", "--dir", layout.directory).returncode == 0
+    assert_nothing_is_left(layout, [], set(), before)
+
+
+@pytest.mark.parametrize("phase", ["keys and certificates", "network, API", "pool, role, token"])
+def test_up_killed_half_way_can_be_taken_down_at_once(layout: LabLayout, phase: str) -> None:
+    before = host_state()
+    _kill_up_at(layout, CACHE, phase)
+    assert run_lab("down", "--dir", layout.directory).returncode == 0
+    assert_nothing_is_left(layout, [], set(), before)
+
+
+@pytest.mark.slow
+def test_a_template_build_that_is_killed_leaves_neither_process_nor_mount(layout: LabLayout) -> None:
+    before = host_state()
+    _kill_up_at(layout, layout.cache, "extracting archives")
+    eventually(lambda: not _processes_naming(layout.cache), "mmdebstrap still runs", within_s=10)
+    assert run_lab("down", "--purge", "--dir", layout.directory).returncode == 0
+    assert_nothing_is_left(layout, [], set(), before)
+
+
+def test_two_labs_live_side_by_side(layout: LabLayout, tmp_path: Path) -> None:
+    other = LabLayout(tmp_path / "other")
+    assert up(layout).returncode == 0
+    try:
+        assert up(other).returncode == 0
+        assert layout.endpoint.read_text() != other.endpoint.read_text()
+        assert connect(other).call("GET", "/version")["version"].startswith("9.")
+    finally:
+        assert run_lab("down", "--dir", other.directory).returncode == 0
+    assert connect(layout).call("GET", "/version")["version"].startswith("9.")
+
+
+def test_a_folder_with_other_things_is_neither_used_nor_emptied(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "token").write_text("somebody else's")
+    refused = up(LabLayout(tmp_path))
+    assert refused.returncode == 4
+    assert "holds other things (state)" in refused.stderr
+    down = run_lab("down", "--purge", "--dir", tmp_path)
+    assert (down.returncode, "There is no lab" in down.stdout) == (0, True)
+    assert {path.name for path in tmp_path.iterdir()} == {"state", "token"}
+
+
+def test_a_folder_that_cannot_be_mounted_from_is_refused(tmp_path: Path) -> None:
+    refused = up(LabLayout(tmp_path / "with, comma"))
+    assert refused.returncode == 4
+    assert "without blanks, colons, commas" in refused.stderr
+
+
+def _kill_up_at(layout: LabLayout, cache: Path, phase: str) -> None:
+    """Start `lab up` and kill it, and nothing else, when it reports that phase."""
+    command = lab_command("up", "--dir", layout.directory, "--cache", cache)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any(phase in line for line in process.stderr), f"it never came to {phase!r}"
+        process.kill()
+
+
+def _processes_naming(path: Path) -> list[str]:
+    """Return the command lines in which the path occurs."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = file.read_text()
+        except OSError:
+            continue
+        if str(path) in line and "\0down\0" not in line:
+            found.append(line.replace("\0", " "))
+    return found
