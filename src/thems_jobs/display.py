@@ -14,6 +14,7 @@ from thems_jobs.core import forecast
 from thems_jobs.core.gate_list import GateState, gate_states
 from thems_jobs.core.outcome import Exit, Outcome
 from thems_jobs.core.plan import Action, Plan, Refusal
+from thems_jobs.jobs.doctor import Check
 
 EXIT_STYLES = {
     Exit.OK: "bold green", Exit.CHANGES: "bold yellow", Exit.REFUSED: "bold yellow", Exit.DEGRADED: "bold yellow",
@@ -142,3 +143,21 @@ def mistakes_view(subject: str, mistakes: Sequence[str], remedy: str = "") -> Re
     """Given what was wrong with what we were given, return one line for each mistake."""
     lines = [words(mistake if mistake.startswith(subject) else f"{subject}: {mistake}") for mistake in mistakes]
     return Group(*(Text.assemble(("✗ ", "bold red"), line) for line in lines), *([words(remedy)] if remedy else []))
+
+
+def checks_view(checks: Sequence[Check]) -> RenderableType:
+    """Given doctor's checks, return them, what is wrong with what to do about it, the sum last."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in checks:
+        mark = Text.assemble(("✓ ", "green") if check.ok else ("✗ ", "bold red"), words(check.name))
+        table.add_row(mark, words(check.measured, "" if check.ok else "red"))
+        if not check.ok:
+            table.add_row("", Text.assemble(("required: ", "dim"), words(check.required)))
+            table.add_row("", Text.assemble(("to do: ", "dim"), words(check.remedy, "bold")))
+    wrong = sum(not check.ok for check in checks)
+    last = Text(f"{phrases.count(len(checks), 'check')}, all well.", "bold green")
+    if wrong:
+        last = Text(f"{wrong} of {phrases.count(len(checks), 'check')} not well.", "bold yellow")
+    return Group(table, Text(), last)

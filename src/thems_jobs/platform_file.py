@@ -63,4 +63,4 @@ def check_files(platform: Platform) -> None:
         except UsageError as error:
             wrong += [f"{path}: {sentence}" for sentence in error.mistakes]
     if wrong:
-        raise UsageError("unreadable-file", "files the platform file points to", wrong, "Nothing was changed.")
+        raise UsageError("unreadable-file", "secrets", wrong, "Nothing was changed.")

@@ -1,0 +1,490 @@
+"""The command line: the only place that prints and exits. What it runs is imported when it is run."""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from thems_jobs.errors import ThemsError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from thems_jobs.clock import SystemClock
+    from thems_jobs.core.facts import Facts
+    from thems_jobs.core.job import Job
+    from thems_jobs.core.outcome import Outcome, StepRun
+    from thems_jobs.core.plan import Plan
+    from thems_jobs.core.platform import Platform
+    from thems_jobs.jobs.observe import Clients
+    from thems_jobs.wish import Wish
+
+OK, CRASHED, USAGE, REFUSED, ABORTED = 0, 1, 2, 4, 143  # as core.outcome.Exit, without importing it for --help
+
+EXAMPLES = """
+\b
+Examples:
+  thems-jobs lab up                                   a platform to try it on
+  thems-jobs doctor                                   is all there for a first run?
+  thems-jobs template build web                       what machines are cloned from
+  thems-jobs provision --plan                         what would be done, and for how long
+  thems-jobs provision                                ... and do it
+  thems-jobs scale --tier web=6 --event gala \\
+      --until 2026-12-01T23:00+01:00                  more machines until the gala is over
+  thems-jobs status                                   the platform as it is
+\b
+Exit codes: 0 done or nothing to do, 2 usage, 3 the plan has changes, 4 refused (nothing was changed),
+5 done with items skipped, 6 halted (run it again), 143 aborted (run it again), 1 a bug.
+"""
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands; those of the lab are imported only when one of them is asked for."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] == "lab":
+            from thems_jobs.lab.cli import app as lab
+
+            return "lab", typer.main.get_command(lab), args[1:]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="thems-jobs",
+    help="Runs WooCommerce shops on a Proxmox cluster: shows what will happen, does it, and can be run again.",
+    epilog=EXAMPLES,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+template = typer.Typer(help="What a tier's machines are cloned from.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(template, name="template")
+
+
+def _take_parameters(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Given a file of parameters, let it stand in for options that are not on the command line."""
+    if path is None or ctx.resilient_parsing:
+        return path
+    from thems_jobs.parameters import read_parameters
+
+    known = {}
+    for parameter in ctx.command.params:
+        if parameter.name and parameter.name not in ("parameters", "help"):
+            long = [option.removeprefix("--") for option in parameter.opts if option.startswith("--")]
+            known[(long or [parameter.name])[0]] = parameter.name
+    ctx.default_map = read_parameters(path, known)
+    return path
+
+
+PlatformFile = Annotated[
+    Path | None,
+    typer.Option("--platform", envvar="THEMS_PLATFORM", metavar="FILE", help="The platform file.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+PlanOnly = Annotated[bool, typer.Option("--plan", help="Show what would be done; change nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
+ExpectPlan = Annotated[
+    str, typer.Option(metavar="DIGEST", help="Do it if it is this plan, or what remains of it.", show_default=False)
+]
+DetailedExit = Annotated[bool, typer.Option("--detailed-exitcode", help="With --plan: exit 3 if there is work.")]
+ReportDir = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Write report.json, gates.xml and report.html there.", show_default=False),
+]
+StartedBy = Annotated[
+    str,
+    typer.Option(metavar="WHO", help="Who asks for it. [default: you, as far as this host knows]", show_default=False),
+]
+Parameters = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="JSON file with options by their long names; the command line wins.",
+        is_eager=True, callback=_take_parameters, show_default=False,
+    ),
+]  # fmt: skip
+
+
+@app.command(epilog="Example: thems-jobs provision web --replace shop-web-2 --plan")
+def provision(
+    tiers: Annotated[
+        list[str] | None, typer.Argument(help="Tiers to bring there; all of them if none is named.")
+    ] = None,
+    replace: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Make this machine anew, without losing capacity.")
+    ] = None,
+    platform_file: PlatformFile = None,
+    plan: PlanOnly = False,
+    yes: Yes = False,
+    expect_plan: ExpectPlan = "",
+    detailed_exitcode: DetailedExit = False,
+    as_json: AsJson = False,
+    report_dir: ReportDir = None,
+    started_by: StartedBy = "",
+    parameters: Parameters = None,  # noqa: ARG001 - its callback has done its work
+) -> None:
+    """Bring tiers, or the whole platform, to their declared state."""
+    from thems_jobs.jobs import provision as job
+
+    wish = _wish(plan, yes, expect_plan, detailed_exitcode, as_json, report_dir, started_by)
+    platform = _platform(platform_file)
+    wanted = job.Parameters(tuple(tiers or ()), tuple(replace or ()))
+    _mean(job.mistakes(platform, wanted))
+    _carry_out(platform, lambda clients: job.job(platform, wanted, clients), wish)
+
+
+@app.command(
+    epilog="Example: thems-jobs scale --tier web=6 --event gala --until 2026-12-01T23:00+01:00 --reason 'Autumn gala'"
+)
+def scale(
+    tier: Annotated[
+        list[str] | None, typer.Option(metavar="TIER=NUMBER", help="How many machines; once for each tier.")
+    ] = None,
+    until: Annotated[
+        str, typer.Option(metavar="TIME", help="When the claim ends, with its zone.", show_default=False)
+    ] = "",
+    event: Annotated[str, typer.Option(metavar="NAME", help="What the claim is called.", show_default=False)] = "",
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.", show_default=False)] = "",
+    extend: Annotated[
+        str, typer.Option(metavar="NAME", help="Let this claim end at --until instead.", show_default=False)
+    ] = "",
+    end: Annotated[str, typer.Option(metavar="NAME", help="End this claim now.", show_default=False)] = "",
+    expire: Annotated[bool, typer.Option("--expire", help="Return from claims that are over (for cron).")] = False,
+    calendar: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Claim for the events of this calendar (for cron).", show_default=False),
+    ] = None,
+    platform_file: PlatformFile = None,
+    plan: PlanOnly = False,
+    yes: Yes = False,
+    expect_plan: ExpectPlan = "",
+    detailed_exitcode: DetailedExit = False,
+    as_json: AsJson = False,
+    report_dir: ReportDir = None,
+    started_by: StartedBy = "",
+    parameters: Parameters = None,  # noqa: ARG001 - its callback has done its work
+) -> None:
+    """Scale for an event: claim capacity until a time, extend it, end it."""
+    import time
+
+    from thems_jobs.jobs import scale as job
+    from thems_jobs.parameters import Asked, read_scale
+
+    wish = _wish(plan, yes, expect_plan, detailed_exitcode, as_json, report_dir, started_by)
+    platform = _platform(platform_file)
+    asked = Asked(tuple(tier or ()), until, event, reason, extend, end, expire, calendar)
+    wanted = read_scale(platform, asked, wish.started_by, time.time())
+    _carry_out(platform, lambda clients: job.job(platform, wanted, clients), wish, scheduled=expire or bool(calendar))
+
+
+@app.command()
+def status(platform_file: PlatformFile = None, as_json: AsJson = False) -> None:
+    """Show the platform as it is, and who started what."""
+    from thems_jobs import runner
+    from thems_jobs import status as shown
+    from thems_jobs.jobs import provision as job
+
+    platform = _platform(platform_file)
+    with _clients(platform) as (clients, _):
+        plan, facts = runner.preview(job.job(platform, job.Parameters(), clients))
+    if as_json:
+        print(json.dumps(shown.status_json(platform, facts, plan), indent=2))
+    else:
+        _console(sys.stdout).print(shown.status_view(platform, facts, plan))
+
+
+@app.command()
+def doctor(platform_file: PlatformFile = None, as_json: AsJson = False) -> None:
+    """Check everything that a first run needs; change nothing."""
+    from thems_jobs import display
+    from thems_jobs.jobs.doctor import examine
+
+    platform = _platform(platform_file)
+    with _clients(platform) as (clients, _):
+        checks = examine(platform, Path(), clients.proxmox)
+    if as_json:
+        print(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        _console(sys.stdout).print(display.checks_view(checks))
+    raise typer.Exit(OK if all(check.ok for check in checks) else REFUSED)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from thems_jobs import __version__
+
+    print(f"thems-jobs {__version__}")
+
+
+@app.command("lab", add_help_option=False)
+def lab_stands_in() -> None:
+    """A whole platform on this machine, to try things on: see thems-jobs lab --help."""
+
+
+# What the commands have in common
+
+
+def _wish(
+    plan: bool, yes: bool, expect_plan: str, detailed: bool, as_json: bool, report_dir: Path | None, started_by: str
+) -> "Wish":
+    from thems_jobs.host import NAME_LIMIT, who
+    from thems_jobs.wish import Wish
+
+    who_asks = (started_by or who())[:NAME_LIMIT]
+    return Wish(tuple(sys.argv[1:]), plan, yes, expect_plan, detailed, as_json, report_dir, who_asks)
+
+
+def _platform(path: Path | None) -> "Platform":
+    from thems_jobs.platform_file import read_platform
+
+    if path is None:
+        raise UsageError("usage", "--platform", ["no platform file is named: use --platform FILE or THEMS_PLATFORM."])
+    return read_platform(path)
+
+
+def _mean(mistakes: list[str]) -> None:
+    """Given what cannot be meant, one sentence each. Raise UsageError if there is any."""
+    if mistakes:
+        raise UsageError("usage", "thems-jobs", mistakes, "Nothing was changed.")
+
+
+@contextmanager
+def _clients(platform: "Platform") -> "Iterator[tuple[Clients, SystemClock]]":
+    """Given a platform, open its clients, in its machines' network, for one run.
+
+    A signal then asks the clock to stop; a second Ctrl-C ends us at once.
+    """
+    from thems_jobs.clock import SystemClock
+    from thems_jobs.host import enter_network
+    from thems_jobs.jobs.connect import open_clients
+    from thems_jobs.platform_file import check_files
+
+    check_files(platform)
+    if platform.reach.netns:
+        enter_network(platform.reach.netns)
+    clock = SystemClock()
+
+    def stop(number: int, _frame: object) -> None:
+        if clock.stopping() and number == signal.SIGINT:
+            sys.exit(ABORTED)
+        clock.stop()
+
+    with tempfile.TemporaryDirectory(prefix="thems-", ignore_cleanup_errors=True) as folder:
+        clients = open_clients(platform, Path(), Path(folder), clock)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        try:
+            yield clients, clock
+        finally:
+            clients.ssh.close()
+
+
+def _carry_out(
+    platform: "Platform", make_job: "Callable[[Clients], Job]", wish: "Wish", scheduled: bool = False
+) -> None:
+    """Given a job and how it was asked for, show its plan or do it; print and write down what became of it."""
+    if wish.report_dir:
+        _make_report_dir(wish.report_dir)
+    with _clients(platform) as (clients, clock):
+        job = make_job(clients)
+        outcome = _preview(job, wish, clock) if wish.plan_only else _run(job, wish, clock, scheduled)
+    raise typer.Exit(int(outcome.exit))
+
+
+def _preview(job: "Job", wish: "Wish", clock: "SystemClock") -> "Outcome":
+    """Given a job, show what it would do, and say how to let it."""
+    from thems_jobs import display, phrases, runner
+    from thems_jobs.core import approval
+    from thems_jobs.core.outcome import Exit, Outcome, machine_rows
+
+    started_at = clock.now()
+    plan, facts = runner.preview(job)
+    refusals = (*plan.refusals, *approval.closed(plan, wish.expect_plan, facts.known_record.approved))
+    lease = facts.known_record.lease
+    if lease and lease.until > facts.at:
+        plan = replace(plan, warnings=(*plan.warnings, f"A run by {lease.holder} is under way."))
+    if refusals:
+        closed = phrases.count(len(refusals), "gate is", "gates are")
+        ending = (Exit.REFUSED, f"It would be refused: {closed} closed. Nothing was changed.")
+    elif plan.steps:
+        ending = (Exit.CHANGES if wish.detailed else Exit.OK, f"Plan {plan.digest}; nothing was changed.")
+    else:
+        ending = (Exit.OK, "Nothing to do: all is as declared.")
+    rows = machine_rows(facts)
+    outcome = Outcome(
+        command=wish.command, platform=job.platform.name, started_by=wish.started_by, started_at=started_at,
+        ended_at=clock.now(), exit=ending[0], message=ending[1],
+        next=wish.approved_command(plan.digest) if plan.steps and not refusals else "", plan=plan,
+        measured=facts.known_record.seconds, refusals=refusals, warnings=plan.warnings, before=rows, after=rows,
+    )  # fmt: skip
+    if not wish.as_json:
+        console = _console(sys.stdout)
+        console.print(display.plan_view(plan, outcome.measured, refusals))
+        console.print()
+    _conclude(outcome, wish, plan_shown=True)
+    return outcome
+
+
+class _Watch:
+    """What a person, or a log, sees of a run: the plan, the question, the progress."""
+
+    def __init__(self, wish: "Wish") -> None:
+        self._wish, self._console = wish, _console(sys.stderr)
+        self._progress: Any = None
+        self.unapproved = ""  # digest of the plan that nobody said yes to
+
+    def approve(self, plan: "Plan", facts: "Facts") -> bool:
+        """Given the plan, show it, and return whether it may be done."""
+        from thems_jobs import display
+        from thems_jobs.core import forecast
+        from thems_jobs.progress import Board, Lines
+
+        measured = facts.known_record.seconds
+        self._console.print(display.plan_view(plan, measured, plan.refusals))
+        if not (self._wish.yes or self._wish.expect_plan or self._says_yes()):
+            self.unapproved = plan.digest
+            return False
+        if self._console.is_terminal:
+            self._progress = Board(self._console, len(plan.steps), forecast.of_plan(plan, measured).seconds)
+        else:
+            self._progress = Lines(self._print_line)
+        self._progress.__enter__()
+        return True
+
+    def _says_yes(self) -> bool:
+        """Ask, where there is somebody to answer."""
+        if not (sys.stdin.isatty() and self._console.is_terminal):
+            return False
+        try:
+            self._console.print("\nDo this? Type yes: ", end="")
+            return input().strip().lower() in ("yes", "y")
+        except EOFError:
+            return False
+
+    def _print_line(self, line: str) -> None:
+        with suppress(OSError):  # nobody reads the log any more: no reason to leave a run half done
+            print(line, file=sys.stderr, flush=True)
+
+    def on_step(self, run: "StepRun") -> None:
+        """Given a step that began or ended, show it."""
+        if self._progress:
+            self._progress.on_step(run)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._progress:
+            self._progress.__exit__(None, None, None)
+
+
+def _run(job: "Job", wish: "Wish", clock: "SystemClock", scheduled: bool) -> "Outcome":
+    """Given a job, do it."""
+    from thems_jobs import process, runner
+
+    watch = _Watch(wish)
+    options = runner.Options(
+        command=wish.command, started_by=wish.started_by, approve=watch.approve, token=process.identify(),
+        is_over=process.is_over, expect_plan=wish.expect_plan, scheduled=scheduled,
+    )  # fmt: skip
+    try:
+        outcome = runner.run(job, clock, options, watch.on_step)
+    finally:
+        watch.close()
+    if watch.unapproved:
+        outcome = replace(outcome, next=wish.approved_command(watch.unapproved))
+    _conclude(outcome, wish)
+    return outcome
+
+
+def _make_report_dir(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError("usage", f"--report-dir {folder}", [f"it cannot be made ({error.strerror})."]) from error
+
+
+def _conclude(outcome: "Outcome", wish: "Wish", plan_shown: bool = False) -> None:
+    """Given what became of a run, write it down and print it, the line that matters last."""
+    from thems_jobs import display, report
+
+    if wish.report_dir:
+        try:
+            report.write_report(outcome, wish.report_dir)
+            _console(sys.stderr).print(display.words(f"Report: {wish.report_dir / 'report.html'}", "dim"))
+        except OSError as error:
+            _console(sys.stderr).print(display.words(f"The report could not be written: {error}", "bold red"))
+    if wish.as_json:
+        print(json.dumps(report.as_json(outcome), indent=2))
+    else:
+        _console(sys.stdout).print(display.outcome_view(outcome, plan_shown))
+
+
+def _console(stream: Any) -> "Console":
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False)
+
+
+def _show_warnings() -> None:
+    """Let what the layers below warn of appear on stderr, cleaned."""
+    import logging
+
+    class ToStderr(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            from thems_jobs.display import words
+
+            with suppress(OSError):
+                _console(sys.stderr).print(words(record.getMessage(), "yellow"))
+
+    logging.getLogger("thems_jobs").addHandler(ToStderr(logging.WARNING))
+
+
+def _say(error: ThemsError) -> int:
+    """Given a known error that ended a command, say it, and return the exit code that it means."""
+    from thems_jobs import display
+
+    mistakes = error.mistakes if isinstance(error, UsageError) else [f"{error.subject}: {error.detail}"]
+    console = _console(sys.stderr)
+    view = display.mistakes_view(error.subject, mistakes, error.remedy)
+    console.print(view, soft_wrap=not console.is_terminal)  # a sentence stays one line in a log
+    return USAGE if isinstance(error, UsageError) else REFUSED
+
+
+def _crash(error: Exception) -> int:
+    """Given what nobody expected, write the traceback to a file, and say so in one line."""
+    from thems_jobs.host import write_crash
+    from thems_jobs.phrases import plain
+
+    path = write_crash(error, None)
+    text = " ".join(plain(f"{type(error).__name__}: {error}").split())[:300]
+    where = f"its traceback is in {path}" if path else "its traceback could not be written anywhere"
+    print(f"thems-jobs has a bug: {text}; {where}. Running the command again is safe.", file=sys.stderr)
+    return CRASHED
+
+
+def main() -> None:
+    """Run the command line; every way in which it can end is here."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # an old terminal shows ? for a tick
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(ABORTED))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ABORTED))
+    try:
+        _show_warnings()
+        app()
+    except ThemsError as error:
+        sys.exit(_say(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has gone, as `| head` does
+        sys.exit(OK)
+    except Exception as error:
+        sys.exit(_crash(error))
