@@ -82,6 +82,14 @@ class Lab:
         upid = self.user.nodes("pve1").qemu(source).clone.post(newid=newid, name=name, pool="shop", **options)
         return self.ended(upid, self.user)
 
+    def begun(self, vmid: int) -> dict[str, Any]:
+        """Wait until a clone is in the lists, and return its entry."""
+
+        def entry() -> dict[str, Any] | None:
+            return {vm["vmid"]: vm for vm in self.root.cluster.resources.get(type="vm")}.get(vmid)
+
+        return eventually(entry, f"VM {vmid} does not appear", 5) or {}
+
     def start(self, vmid: int, address: str = "10.77.1.11/16") -> str:
         """Give a clone an address and keys, and start it."""
         vm = self.user.nodes("pve1").qemu(vmid)

@@ -7,8 +7,6 @@ import pytest
 from lab_api import KEYS, TEMPLATE, Lab
 from proxmoxer import ResourceException
 
-from waiting import eventually
-
 
 def test_a_clone_is_configured_started_and_known_by_its_host_key(lab: Lab) -> None:
     lab.template()
@@ -124,12 +122,11 @@ def test_while_it_is_cloned_a_machine_is_locked_and_in_no_pool(lab: Lab) -> None
     lab.fault("latencies", clone_s=1.5)
     upid = lab.user.nodes("pve1").qemu(TEMPLATE).clone.post(newid=201, name="new", pool="shop")
     vm = lab.root.nodes("pve1").qemu(201)
-    eventually(lambda: vm.config.get()["lock"] == "clone", "no lock", 5)
+    found = lab.begun(201)
+    assert found["lock"] == "clone"
+    assert "pool" not in found
     with pytest.raises(ResourceException, match=r"VM is locked \(clone\)"):
         vm.config.put(cores=1)
-    found = [entry for entry in lab.root.cluster.resources.get(type="vm") if entry["vmid"] == 201]
-    assert found[0]["lock"] == "clone"
-    assert "pool" not in found[0]
     with pytest.raises(ResourceException, match="403 Forbidden"):
         lab.user.nodes("pve1").qemu(201).config.get()
     busy = "can't lock file '/var/lock/qemu-server/lock-9000.conf' - got timeout"
@@ -144,7 +141,7 @@ def test_a_start_waits_for_the_clone_if_that_is_soon_over(lab: Lab) -> None:
     lab.fault("latencies", clone_s=0.4)
     qemu = lab.root.nodes("pve1").qemu
     qemu(TEMPLATE).clone.post(newid=201, pool="shop")
-    eventually(lambda: qemu(201).config.get()["lock"], "not begun", 5)
+    assert lab.begun(201)["lock"] == "clone"
     start = qemu(201).status.start.post()
     assert lab.ended(start) == "OK"
     log = [line["t"] for line in lab.root.nodes("pve1").tasks(start).log.get()]
@@ -189,7 +186,7 @@ def test_a_hanging_clone_can_be_stopped_and_leaves_nothing(lab: Lab) -> None:
     lab.template()
     lab.fault("clone", kind="hang")
     upid = lab.user.nodes("pve1").qemu(TEMPLATE).clone.post(newid=201, pool="shop")
-    eventually(lambda: lab.root.nodes("pve1").qemu(201).config.get(), "not begun", 5)
+    assert lab.begun(201)["lock"] == "clone"
     assert lab.user.nodes("pve1").tasks(upid).status.get()["status"] == "running"
     assert lab.user.nodes("pve1").tasks(upid).delete() is None
     assert lab.ended(upid, lab.user) == "clone failed: copy failed: interrupted by signal"

@@ -1,6 +1,7 @@
 """Restarts, faults of nodes and answers, counters, certificates, storages and pools."""
 
 import datetime
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def test_state_survives_a_restart_and_running_tasks_do_not(tmp_path: Path, certi
         ended = first.user.nodes("pve1").tasks.get()
         first.fault("clone", kind="hang")
         hanging = first.user.nodes("pve1").qemu(9000).clone.post(newid=202, pool="shop")
-        eventually(lambda: first.root.nodes("pve1").qemu(202).config.get(), "not begun", 5)
+        assert first.begun(202)["lock"] == "clone"
     with running_lab(tmp_path, certificates, first.hypervisor) as second:
         vm = second.user.nodes("pve1").qemu(201)
         assert vm.config.get() == config
@@ -104,6 +105,25 @@ def test_the_api_can_be_slow_and_mistakes_are_told(lab: Lab) -> None:
         lab.fault("latencies", sleep_s=1)
     with pytest.raises(ValueError, match="do: expected one of agent, answer, boot"):
         lab.fault("nonsense")
+
+
+def test_a_daemon_busy_with_slow_calls_lets_others_wait_too_long(tmp_path: Path, certificates: Path) -> None:
+    with running_lab(tmp_path, certificates, daemon_workers=1, agent_wait_s=2, proxy_wait_s=0.2) as lab:
+        lab.template()
+        lab.clone(201, "x")
+        lab.fault("agent", vm="x", silent=True)
+        lab.start(201)
+        path = "/nodes/pve1/qemu/201/agent/ping"
+        with ThreadPoolExecutor() as clients:
+            answers = [f.result() for f in [clients.submit(lab.raw, "POST", path) for _ in range(2)]]
+        texts = sorted((answer.status_code, answer.reason) for answer in answers)
+        assert texts == [(500, "QEMU guest agent is not running"), (596, "Connection timed out")]
+
+
+def test_a_storage_locked_for_too_long_ends_the_clone(lab: Lab) -> None:
+    assert lab.fault("storage-lock", storage="shared", seconds=1.5)["held"]
+    assert lab.clone(201, "x") == "clone failed: cfs-lock 'storage-shared' error: got lock request timeout"
+    eventually(lambda: lab.clone(201, "x") == "OK", "the lock stays", 5)
 
 
 def test_requests_are_counted(lab: Lab) -> None:

@@ -20,6 +20,8 @@ from thems_jobs.lab.api.volumes import Volumes
 from thems_jobs.lab.faults import Faults
 from thems_jobs.lab.hypervisor import Hypervisor
 
+ROOT_PARAMETERS = ("skiplock", "keepActive", "migratedfrom", "stateuri")
+
 
 class Cluster:
     """Everything a call may read or change."""
@@ -123,9 +125,8 @@ class Call:
             self.demand(f"/vms/{vmid}", *names, any_of=any_of)
 
     def check_skiplock(self) -> bool:
-        """Return whether config locks are to be ignored, which only root@pam with a password may ask for."""
-        if not self.params.get("skiplock"):
-            return False
-        if self.who != ROOT:
-            raise bad_parameters({"skiplock": "Only root may use this option."})
-        return True
+        """Return whether config locks are to be ignored. Raise 400 for what only root@pam with a password may ask."""
+        for name in ROOT_PARAMETERS:
+            if self.params.get(name) and self.who != ROOT:
+                raise bad_parameters({name: "Only root may use this option."})
+        return bool(self.params.get("skiplock"))

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from thems_jobs.lab.faults import AnswerFault, CloneFault
 from thems_jobs.lab.hypervisor import GuestError
 
 Reply = dict[str, Any]
+LOCK_READY_S = 15  # longer than anybody waits for a lock
 
 
 class Control:
@@ -148,16 +150,22 @@ class Control:
 
     def flock(self, vm: int | str, seconds: float) -> Reply:
         """Hold the lock of a VM's config file for so long."""
-        vmid = self._vm(vm).vmid
+        return self._hold(self._cluster.vm_locked(self._vm(vm).vmid), seconds)
+
+    def storage_lock(self, storage: str, seconds: float) -> Reply:
+        """Hold the lock under which a storage allocates for so long."""
+        return self._hold(self._cluster.storage_locked(storage), seconds)
+
+    def _hold(self, lock: AbstractContextManager[None], seconds: float) -> Reply:
         ready = threading.Event()
 
         def hold() -> None:
-            with self._cluster.vm_locked(vmid):
+            with contextlib.suppress(ApiError), lock:
                 ready.set()
                 time.sleep(seconds)
 
         threading.Thread(target=hold, daemon=True).start()
-        return {"held": ready.wait(15)}
+        return {"held": ready.wait(LOCK_READY_S)}
 
     def foreign_vm(
         self,

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from thems_jobs.lab.api.access import ROOT
 from thems_jobs.lab.api.cluster import Call, Cluster
 from thems_jobs.lab.api.configs import Values, Vm
 from thems_jobs.lab.api.errors import bad_parameters, failed, gateway
@@ -31,6 +32,8 @@ def migrate_vm(call: Call) -> str:
         raise bad_parameters({"target": f"no such cluster node '{target}'"})
     if target in cluster.faults.offline_nodes:
         raise gateway(595, "No route to host")
+    if call.params.get("force") and call.who != ROOT:
+        raise bad_parameters({"force": "Only root may use this option."})
     vm = call.vm
     vm.check_lock()
     running = cluster.guests.running(vmid)

@@ -24,7 +24,7 @@ def _task(call: Call) -> Task:
     task = call.cluster.tasks.find(upid)
     if not _is_of(parts["user"], call.who):
         call.demand(f"/nodes/{call.node}", "Sys.Audit")
-    if task is None:
+    if task is None or task.node != call.node:
         raise bad_parameters({"upid": "no such task"})
     return task
 
