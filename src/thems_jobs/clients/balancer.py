@@ -64,7 +64,8 @@ class Balancers:
         def apply(name: str, address: str) -> None:
             view, table = views[name]
             servers = _changed(table, wanted)
-            text = json.dumps({"servers": {key: {"address": a, "weight": w} for key, (a, w) in servers.items()}})
+            entries = {key: {"address": to, "weight": weight} for key, (to, weight) in servers.items()}
+            text = json.dumps({"servers": entries})
             self._ask(name, address, ["apply", "--expect", view.generation], text)
 
         self._each(hosts, apply)
@@ -81,7 +82,7 @@ class Balancers:
 
     @retry(retry=retry_if_exception_type(Unreachable), stop=stop_after_attempt(2), wait=wait_fixed(0.5), reraise=True)
     def _show(self, name: str, address: str) -> tuple[Balancer, Table]:
-        """Return what one balancer does and its table. Raise Unreachable if it does not answer, EffectFailed if it cannot serve."""
+        """Return what one balancer does, and its table. Raise Unreachable or EffectFailed when it does not serve."""
         return read_view(name, self._ask(name, address, ["show"]))
 
     def _ask(self, name: str, address: str, arguments: list[str], stdin: str = "") -> str:
@@ -100,13 +101,13 @@ class Balancers:
 
 
 def read_view(name: str, text: str) -> tuple[Balancer, Table]:
-    """Given what `thems-balancer show` printed, return it typed: what haproxy does, and its table. Raise EffectFailed if it makes no sense."""
+    """Given what `thems-balancer show` printed, return it typed: what haproxy does, and its table.
+
+    Raise EffectFailed if it makes no sense, or haproxy does not run.
+    """
     try:
         view: dict[str, Any] = json.loads(text)
         front = view["frontend"]
-        if view["haproxy"] != "running":
-            raise EffectFailed(name, "haproxy does not run there.", "Look at its journal: journalctl -u haproxy.")
-        table = {key: (entry["address"], entry["weight"]) for key, entry in view["list"].items()}
         seen = Balancer(
             servers={key: _server(entry) for key, entry in view["servers"].items()},
             generation=view["generation"],
@@ -114,9 +115,13 @@ def read_view(name: str, text: str) -> tuple[Balancer, Table]:
             connections=front["connections"],
             counters=Counters(requests=front["requests"], failed=front["5xx"] + front["cut"]),
         )
-        return seen, table
+        table = {key: (entry["address"], entry["weight"]) for key, entry in view["list"].items()}
+        runs = view["haproxy"] == "running"
     except (ValueError, KeyError, TypeError) as error:
         raise EffectFailed(name, f"its answer makes no sense ({error!r}): {text[:200]!r}") from error
+    if not runs:
+        raise EffectFailed(name, "haproxy does not run there.", "Look at its journal: journalctl -u haproxy.")
+    return seen, table
 
 
 def _server(entry: Mapping[str, Any]) -> Server:

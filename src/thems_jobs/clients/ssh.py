@@ -55,7 +55,7 @@ class Ssh:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The arguments that every ssh to our machines gets, also Ansible's. No user's or system's file counts."""
+        """The arguments of every ssh to our machines, also Ansible's. No user's or system's file counts."""
         settings = {
             "BatchMode": "yes",
             "ConnectTimeout": str(CONNECT_TIMEOUT_S),
@@ -76,9 +76,9 @@ class Ssh:
         return ("-F", "/dev/null", *(word for key, value in settings.items() for word in ("-o", f"{key}={value}")))
 
     def know(self, keys: Mapping[str, str]) -> None:
-        """Given host keys ("type base64") by address, trust these from now on; a changed one drops the old connection.
+        """Given host keys ("type base64") by address, trust these from now on; a changed one ends the connection.
 
-        Raise Unreachable if a key is none: it came from the machine.
+        Raise Unreachable if a key does not look like one: a machine said it.
         """
         for address, key in keys.items():
             if len(key.split()) != 2 or not key.startswith(("ssh-", "ecdsa-")):
