@@ -17,7 +17,7 @@ def test_a_clone_is_configured_started_and_known_by_its_host_key(lab: Lab) -> No
     assert vm.agent("file-read").get(file="/etc/ssh/ssh_host_ed25519_key.pub")["content"].startswith("ssh-ed25519 ")
     names = [nic["name"] for nic in vm.agent("network-get-interfaces").get()["result"]]
     assert names == ["lo", "eth0"]
-    spec = lab.hypervisor._guests[201].spec
+    spec = lab.hypervisor.spec_of(201)
     assert (spec.name, spec.user, spec.addresses) == ("shop-web-1", "thems", ("10.77.1.11/16",))
     assert (spec.gateway, spec.ssh_keys) == ("10.77.0.1", tuple(KEYS.splitlines()))
 

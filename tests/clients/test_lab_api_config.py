@@ -85,7 +85,7 @@ def test_a_running_machine_keeps_its_cores_until_it_is_started_anew(lab: Lab) ->
     eventually(lambda: lab.ended(vm.status.start.post()) == "OK", "not started again", 10)
     assert vm.config.get(current=1)["cores"] == 4
     assert "scsihw" in vm.config.get()
-    assert lab.hypervisor._guests[201].spec.cores == 4
+    assert lab.hypervisor.spec_of(201).cores == 4
 
 
 def test_types_of_values_are_mixed(lab: Lab) -> None:
@@ -191,5 +191,5 @@ def test_the_hypervisor_gets_another_instance_when_name_or_address_change(lab: L
     for newid, address in ((201, "10.77.1.11/16"), (202, "10.77.1.12/16")):
         lab.clone(newid, f"web-{newid}")
         lab.start(newid, address)
-        seen.append(lab.hypervisor._guests[newid].spec.instance_id)
+        seen.append(lab.hypervisor.spec_of(newid).instance_id)
     assert len(set(seen)) == 2

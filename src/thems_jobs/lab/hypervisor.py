@@ -196,6 +196,10 @@ class PretendHypervisor:
         guest = self._guests.get(vmid)
         return guest.spec.memory_mib * 1024 * 1024 // 2 if guest else 0
 
+    def spec_of(self, vmid: int) -> GuestSpec:
+        """Return what a running guest was started with."""
+        return self._guests[vmid].spec
+
     def _answering(self, vmid: int) -> _PretendGuest:
         guest = self._guests.get(vmid)
         if guest is None or not self.agent_ping(vmid):

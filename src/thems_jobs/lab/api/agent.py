@@ -25,7 +25,8 @@ class Execution:
     error: str | None = None
 
 
-_executions: dict[tuple[int, int], Execution] = {}  # by VMID and pid
+# By VMID and pid. Pids are never used twice in this process, so nobody meets another's execution.
+_executions: dict[tuple[int, int], Execution] = {}
 _pids = itertools.count(1000)
 
 
