@@ -20,7 +20,9 @@ GATES: Mapping[str, tuple[str, Asked]] = {
     "no-quorum": ("the Proxmox cluster is quorate", Asked.ALWAYS),
     "record-unreadable": ("the platform's record can be read", Asked.ALWAYS),
     "foreign-machine": ("nothing foreign is in our ranges", Asked.ALWAYS),
+    "node-offline": ("the nodes of the machines are online", Asked.ALWAYS),
     "lease-held": ("no other run holds the platform", Asked.ALWAYS),
+    "no-balancer": ("a balancer answers", Asked.VISITORS),
     "balancer-unreachable": ("every balancer answers", Asked.VISITORS),
     "unknown-server": ("the balancers know machines of ours alone", Asked.VISITORS),
     "vrrp-holder": ("exactly one balancer holds the address", Asked.VISITORS),
@@ -31,6 +33,7 @@ GATES: Mapping[str, tuple[str, Asked]] = {
     "storage-full": ("the storage has room", Asked.MAKE),
     "vmids-used-up": ("there are ids left", Asked.MAKE),
     "addresses-used-up": ("there are addresses left", Asked.MAKE),
+    "above-maximum": ("claims ask for no more than the maximum", Asked.ALWAYS),
     "below-minimum": ("never fewer than the minimum serve", Asked.REMOVE),
 }
 
