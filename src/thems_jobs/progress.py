@@ -23,10 +23,14 @@ DOING: Mapping[str, str] = {
     Action.WITHDRAW: "getting no new visitors", Action.AWAIT_DRAIN: "draining", Action.RETIRE: "leaving the balancers",
     Action.STOP: "shutting down", Action.AWAIT_STOP: "shutting down", Action.DESTROY: "being removed",
     Action.AWAIT_DESTROY: "being removed", Action.SETTLE: "tidying up",
+    Action.CREATE: "asking for a VM", Action.AWAIT_CREATE: "importing the image", Action.GROW: "enlarging the disk",
+    Action.AWAIT_GROW: "enlarging the disk", Action.BAKE: "installing its role", Action.SEAL: "forgetting who it is",
+    Action.CONVERT: "becoming a template", Action.AWAIT_CONVERT: "becoming a template",
 }  # fmt: skip
 ENDED: Mapping[str, str] = {
     Action.SERVE: "serves", Action.RESTORE: "serves again", Action.AWAIT_DESTROY: "is gone",
     Action.RETIRE: "left the balancers", Action.CLAIM: "written", Action.SETTLE: "tidy",
+    Action.AWAIT_CONVERT: "is a template",
 }  # fmt: skip
 RECORD = (Action.CLAIM, Action.RESERVE, Action.SETTLE)
 TOOK, WORDS, BAR = 10, 34, 16  # signs: the longest duration, the longest of DOING, the bar

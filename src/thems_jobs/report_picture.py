@@ -11,9 +11,9 @@ from thems_jobs.core.timeline import timeline
 # Which actions have one colour: the same kind of work.
 KINDS: Mapping[str, tuple[Action, ...]] = {
     "record": (Action.CLAIM, Action.RESERVE, Action.SETTLE),
-    "clone": (Action.CLONE, Action.AWAIT_CLONE),
+    "clone": (Action.CLONE, Action.AWAIT_CLONE, Action.CREATE, Action.AWAIT_CREATE, Action.GROW, Action.AWAIT_GROW),
     "boot": (Action.CONFIGURE, Action.START, Action.AWAIT_BOOT),
-    "configure": (Action.CONVERGE, Action.CHECK),
+    "configure": (Action.CONVERGE, Action.CHECK, Action.BAKE, Action.SEAL, Action.CONVERT, Action.AWAIT_CONVERT),
     "admit": (Action.ADMIT, Action.AWAIT_UP, Action.SERVE, Action.RESTORE),
     "drain": (Action.WITHDRAW, Action.AWAIT_DRAIN, Action.RETIRE),
     "remove": (Action.STOP, Action.AWAIT_STOP, Action.DESTROY, Action.AWAIT_DESTROY),

@@ -40,6 +40,28 @@ class Stamp:
 UNDER_WAY = ("cloning", "starting", "stopping", "destroying")
 
 
+class Making(StrEnum):
+    """How far the making of a template has come; kept in its stamp."""
+
+    MADE = "made"
+    BAKED = "baked"
+    SEALING = "sealing"  # begun: if nobody goes on with it, nobody knows how far it came
+    SEALED = "sealed"
+
+
+@dataclass(frozen=True)
+class ImageStamp:
+    """What the description of a template, or of the VM that becomes one, says of it."""
+
+    platform: str
+    template: str
+    vmid: int
+    tier: str
+    making: Making
+    roles: str = ""  # digest of the configuration that was baked into it
+    built_at: float = 0.0
+
+
 @dataclass(frozen=True)
 class Machine:
     """A machine of ours, made or half-made.
@@ -71,6 +93,8 @@ class Machine:
     health: str = ""  # "" not asked, "ok", or what was wrong
     renewed: bool = False  # configured in this run, not yet serving again
     warm: bool = False  # checked and warmed up since then
+    image: ImageStamp | None = None  # of a VM that becomes a template
+    disk_gib: int = 0  # of the same
 
     @property
     def phase(self) -> Phase | None:
@@ -124,7 +148,7 @@ class TemplateImage:
     vmid: int
     node: str
     built_at: float
-    digest: str = ""
+    roles: str = ""  # digest of the configuration baked into it, "" where it is not known
 
 
 @dataclass(frozen=True)
@@ -188,5 +212,6 @@ class Facts:
 
 
 def number_of(name: str) -> int:
-    """Given a machine name `platform-tier-7`, return 7."""
-    return int(name.rpartition("-")[2])
+    """Given a machine name `platform-tier-7`, return 7; 0 if it has none, as a template."""
+    number = name.rpartition("-")[2]
+    return int(number) if number.isdigit() else 0

@@ -30,6 +30,14 @@ class Action(StrEnum):
     DESTROY = "destroy"
     AWAIT_DESTROY = "await-destroy"
     SETTLE = "settle"
+    CREATE = "create"
+    AWAIT_CREATE = "await-create"
+    GROW = "grow"
+    AWAIT_GROW = "await-grow"
+    BAKE = "bake"
+    SEAL = "seal"
+    CONVERT = "convert"
+    AWAIT_CONVERT = "await-convert"
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Wait:
 ASSUMED_S: Mapping[Action, float] = {
     Action.AWAIT_CLONE: 30, Action.AWAIT_BOOT: 30, Action.CONVERGE: 30, Action.CHECK: 3, Action.AWAIT_UP: 5,
     Action.AWAIT_DRAIN: 30, Action.AWAIT_STOP: 10, Action.AWAIT_DESTROY: 5,
+    Action.AWAIT_CREATE: 30, Action.AWAIT_GROW: 2, Action.BAKE: 180, Action.SEAL: 10, Action.AWAIT_CONVERT: 5,
 }  # fmt: skip
 
 

@@ -19,16 +19,17 @@ from thems_jobs.core.facts import (
     Machine,
     Phase,
     Stranger,
-    TemplateImage,
     Unknown,
 )
 from thems_jobs.core.identity import address_of, doubts, read_stamp, resembles, tags_of, tier_of
+from thems_jobs.core.image import is_image
 from thems_jobs.core.job import Look
 from thems_jobs.core.machine import balanced
 from thems_jobs.core.plan import ASSUMED_S, Action
 from thems_jobs.core.platform import Platform, addresses_of
 from thems_jobs.core.record import Record
 from thems_jobs.errors import EffectFailed, Refused, Transient, Unreachable
+from thems_jobs.jobs.images import newest_template
 
 TASKS_POLL_S = 2.0  # at most so often are the cluster's tasks asked for when one should be over
 TASKS_IDLE_POLL_S = 10.0  # and so often when none can be over yet
@@ -78,7 +79,7 @@ def _everything(platform: Platform, clients: Clients) -> Facts:
         templates = {
             name: found
             for name in platform.tiers
-            if (found := _template(platform, name, resources, clients.proxmox)) is not None
+            if (found := newest_template(platform, name, resources, clients.proxmox)) is not None
         }
         machines, strangers = _sort_out(platform, known, configs)
         ours = {machine.address for machine in machines.values()}
@@ -122,15 +123,6 @@ def _rows_of_interest(platform: Platform, resources: Resources, record: Record |
     ]
 
 
-def _template(platform: Platform, tier: str, resources: Resources, proxmox: Proxmox) -> TemplateImage | None:
-    wanted = platform.tiers[tier].template
-    for row in resources.vms:
-        if row.template and row.vmid == wanted.vmid and row.name == wanted.name:
-            config = proxmox.config(row.node, row.vmid)
-            return TemplateImage(row.name, row.vmid, row.node, config.created_at) if config else None
-    return None
-
-
 def _sort_out(
     platform: Platform, record: Record | Unknown, configs: Mapping[VmRow, VmConfig | None]
 ) -> tuple[dict[str, Machine], list[Stranger]]:
@@ -142,6 +134,8 @@ def _sort_out(
     for row, config in configs.items():
         if config is None:
             continue  # it went away between two questions
+        if is_image(platform, row.vmid, row.pool, config.description):
+            continue  # a template that is being built, or was until a moment ago
         name = names.get(row.vmid, config.name)
         if row.vmid in names and config.lock == "clone":
             machines[name] = replace(_reserved(platform, name, row.vmid), exists=True, locked="clone", node=row.node)
@@ -329,7 +323,7 @@ def _knock(clients: Clients, machine: Machine) -> Machine:
     if not clients.ssh.answers(machine.address):
         return replace(machine, ssh_open=False)
     try:
-        return _with_host_key(clients, replace(machine, ssh_open=True, running=True))
+        return _with_host_key(clients, replace(machine, ssh_open=True, running=True, power="", task=""))
     except (Transient, Unreachable, EffectFailed):
         return machine  # the agent is not there yet: the wait has a deadline
 

@@ -195,7 +195,7 @@ def _converge(platform: Platform, clients: Clients, facts: Facts, steps: Sequenc
     """Configure machines of one tier by Ansible, all at once."""
     machines = [facts.machines[step.target] for step in steps]
     tier = machines[0].tier
-    variables = converge_variables(platform, tier)
+    variables = {**converge_variables(platform, tier), "thems_roles_digest": facts.roles.get(tier, "")}
     errors = clients.ansible.converge({m.name: (m.address, m.host_key) for m in machines}, variables)
     learned = {"renewed": True, "warm": False, "converged": facts.roles.get(tier, ""), "health": ""}
     return {

@@ -1,0 +1,182 @@
+"""The making of a template: its stamp, where it gets its id, and the steps that remain until it can be cloned.
+
+A template that machines were cloned from cannot be replaced in place: their disks rest on it. So every build makes a
+new VM; the newest template of a tier's name is the one that is cloned. The first has the id that the platform file
+gives; later ones have the highest free ids of the tier's own range.
+"""
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict
+
+from thems_jobs.core import gates
+from thems_jobs.core.capacity import place, room_refusals, rooms
+from thems_jobs.core.facts import Facts, ImageStamp, Machine, Making
+from thems_jobs.core.identity import machine_name
+from thems_jobs.core.plan import Action, Change, Plan, Refusal, Step, Wait, chain
+from thems_jobs.core.platform import Platform, Tier, addresses_of, vmids_of
+
+FRESH_SHARE = 0.5  # of a template's allowed age: when it is over, a build is no longer nothing to do
+DAY_S = 86400.0
+
+
+def write_image_stamp(stamp: ImageStamp) -> str:
+    """Given a stamp, return the description that carries it."""
+    return f"Template made by thems-jobs.\n{json.dumps({'image': asdict(stamp)}, sort_keys=True)}"
+
+
+def read_image_stamp(description: str) -> ImageStamp | None:
+    """Given a VM's description, return its stamp, or None if it has none that can be read."""
+    _, brace, rest = description.partition("{")
+    try:
+        data = json.loads(brace + rest)["image"]
+        return ImageStamp(
+            platform=str(data["platform"]), template=str(data["template"]), vmid=int(data["vmid"]),
+            tier=str(data["tier"]), making=Making(data["making"]), roles=str(data["roles"]),
+            built_at=float(data["built_at"]),
+        )  # fmt: skip
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def is_image(platform: Platform, vmid: int, pool: str, description: str) -> bool:
+    """True if a VM is a template that we made, or becomes one; a copy of one has its stamp, but another id."""
+    stamp = read_image_stamp(description)
+    if stamp is None or pool != platform.proxmox.pool or stamp.tier not in platform.tiers:
+        return False
+    name = platform.tiers[stamp.tier].template.name
+    return (stamp.platform, stamp.template, stamp.vmid) == (platform.name, name, vmid)
+
+
+def image_vmids(tier: Tier) -> list[int]:
+    """Given a tier, return the ids a template of it may have, the first choice first."""
+    return [tier.template.vmid, *reversed(vmids_of(tier))]
+
+
+def choose_image_vmid(tier: Tier, taken: Collection[int]) -> int | None:
+    """Given the ids in use, return the one for the next template, or None if there is none left."""
+    return next((vmid for vmid in image_vmids(tier) if vmid not in taken), None)
+
+
+def build_address(tier: Tier) -> str:
+    """Given a tier, return the address at which its templates are made: the last one, which machines get last."""
+    return addresses_of(tier.network)[-1]
+
+
+def fresh_since(tier: Tier, now: float) -> float:
+    """Given the time, return since when a template must have been built to need no new one."""
+    return now - tier.template.max_age_days * DAY_S * FRESH_SHARE
+
+
+def plan_build(platform: Platform, tier_name: str, since: float, facts: Facts) -> Plan:
+    """Given the facts, return what remains until a template built after `since` has the configuration of today."""
+    tier, digest = platform.tiers[tier_name], facts.roles.get(tier_name, "")
+    newest, name = facts.templates.get(tier_name), tier.template.name
+    machine = facts.machines[name]
+    leftovers = [other for other in facts.machines.values() if other.name != name and other.exists]
+    steps = [step for other in leftovers for step in _discard(platform, other)]
+    changes = [Change("remove", other.name, other.node, "an earlier build left it over") for other in leftovers]
+    if newest and newest.roles == digest and newest.built_at >= since:
+        if machine.exists:
+            steps += _discard(platform, machine)
+            changes.append(Change("remove", name, machine.node, "it is not needed any more"))
+        return Plan(tuple(steps), changes=tuple(changes))
+    node, refusals = machine.node, gates.quorum(facts) + gates.readable_record(platform, facts)
+    if not machine.exists:
+        nodes = place(tier, 1, rooms(platform, facts, tier_name, {}))
+        node = nodes[0] if nodes else ""
+        refusals += room_refusals(tier_name, tier, 1, len(nodes), facts)
+        refusals += gates.storages(platform, facts, [machine_name(platform, tier_name, 1)]) + _to_begin(
+            tier_name, tier, facts
+        )
+    steps += _remaining(platform, machine, tier, node, digest, since)
+    kind, why = ("finish", "an earlier run left it half-made") if machine.exists else ("make", "a new template")
+    return Plan(tuple(steps), tuple(refusals), (*changes, Change(kind, name, node, why)))
+
+
+def _to_begin(name: str, tier: Tier, facts: Facts) -> list[Refusal]:
+    """What a build needs besides room: an image, an id, and an address at which nobody answers."""
+    refusals, address = [], build_address(tier)
+    if tier.template.image is None:
+        refusals.append(
+            Refusal(
+                "image-missing", f"tier {name}", "no image declared", "a volume to build from",
+                f"Set tiers.{name}.template.image in the platform file.",
+            )
+        )  # fmt: skip
+    if choose_image_vmid(tier, facts.taken_vmids) is None:
+        refusals.append(
+            Refusal(
+                "vmids-used-up", f"tier {name}", f"no id is free in {tier.vmids}", "one for the template",
+                "Remove templates that no machine rests on any more, or widen the tier's vmids.",
+            )
+        )  # fmt: skip
+    if address in facts.taken_addresses:
+        refusals.append(
+            Refusal(
+                "addresses-used-up", f"tier {name}", f"{address}: {facts.taken_addresses[address]}",
+                "the tier's last address free while a template is made", "Free it, or lengthen the tier's range.",
+            )
+        )  # fmt: skip
+    return refusals
+
+
+def _wait(action: Action, name: str, reason: str, deadline_s: float) -> Step:
+    return Step(action, name, wait=Wait(reason, 1.0, deadline_s))
+
+
+def _discard(platform: Platform, machine: Machine) -> tuple[Step, ...]:
+    """Given a VM that is of no use, return the steps that remove it."""
+    name, limits, steps = machine.name, platform.timeouts, list[Step]()
+    if machine.running:
+        steps += [] if machine.power == "stopping" else [Step(Action.STOP, name)]
+        steps.append(_wait(Action.AWAIT_STOP, name, "it shuts down", limits.stop_s))
+    steps += [] if machine.power == "destroying" else [Step(Action.DESTROY, name)]
+    return chain([*steps, _wait(Action.AWAIT_DESTROY, name, "Proxmox removes it", limits.destroy_s)])
+
+
+def _of_no_use(machine: Machine, digest: str, since: float) -> bool:
+    """True if a half-made template cannot be finished: nobody can log in to it and it is not what is wanted.
+
+    How far a sealing came that a dead run began, nobody can see any more.
+    """
+    if machine.image is None:
+        return False
+    if machine.image.making is Making.SEALING:
+        return not machine.renewed
+    outdated = machine.image.roles != digest or machine.image.built_at < since
+    return machine.image.making is Making.SEALED and outdated
+
+
+def _remaining(
+    platform: Platform, machine: Machine, tier: Tier, node: str, digest: str, since: float
+) -> tuple[Step, ...]:
+    """Given how far a template has come, return what remains until it is one."""
+    name, limits = machine.name, platform.timeouts
+    making = machine.image.making if machine.image else None
+    steps = list[Step]()
+    if making is Making.BAKED and machine.image and machine.image.roles != digest:
+        making = Making.MADE  # the roles were changed since
+    if _of_no_use(machine, digest, since):
+        steps += _discard(platform, machine)
+        machine, making = Machine(name, machine.tier, 0, machine.address), None
+    if not machine.exists and machine.power != "creating":
+        steps.append(Step(Action.CREATE, name, node=node))
+    if not machine.exists or machine.locked == "create" or machine.power == "creating":
+        steps.append(_wait(Action.AWAIT_CREATE, name, "Proxmox imports the image", limits.clone_s))
+    if machine.disk_gib < tier.disk_gib:
+        steps += [] if machine.power == "growing" else [Step(Action.GROW, name)]
+        steps.append(_wait(Action.AWAIT_GROW, name, "Proxmox enlarges its disk", limits.destroy_s))
+    if making is not Making.SEALED:
+        if not machine.running and machine.power != "starting":
+            steps.append(Step(Action.START, name))
+        if not machine.reachable:
+            steps.append(_wait(Action.AWAIT_BOOT, name, "it boots", limits.boot_s))
+        if making in (None, Making.MADE):
+            steps.append(Step(Action.BAKE, name))
+        steps.append(Step(Action.SEAL, name))
+    if making is not Making.SEALED or machine.running:
+        steps += [] if machine.power == "stopping" else [Step(Action.STOP, name)]
+        steps.append(_wait(Action.AWAIT_STOP, name, "it shuts down", limits.stop_s))
+    steps += [] if machine.power == "converting" else [Step(Action.CONVERT, name)]
+    return chain([*steps, _wait(Action.AWAIT_CONVERT, name, "Proxmox makes it a template", limits.clone_s)])

@@ -1,0 +1,55 @@
+"""Looking for templates: those that can be cloned, and VMs that become one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from thems_jobs.clients.proxmox import Proxmox, Resources, VmConfig, VmRow
+from thems_jobs.core.facts import ImageStamp, TemplateImage
+from thems_jobs.core.image import is_image, read_image_stamp
+from thems_jobs.core.platform import Platform
+
+
+@dataclass(frozen=True)
+class Found:
+    """A VM of a template's name. `stamp` is None where the template was made by other means than ours."""
+
+    row: VmRow
+    config: VmConfig
+    stamp: ImageStamp | None
+
+    @property
+    def is_template(self) -> bool:
+        """True if it can be cloned. The list of all VMs says so up to 10 s late, the configuration does not."""
+        return self.config.options.get("template", "0") == "1"
+
+
+def find_images(platform: Platform, tier: str, resources: Resources, proxmox: Proxmox) -> Iterator[Found]:
+    """Given a tier, return its templates and what becomes one: the VM of the declared id, and all that we made.
+
+    What stands there under another name, or in another pool, is not returned.
+    """
+    wanted, pool = platform.tiers[tier].template, platform.proxmox.pool
+    for row in resources.vms:
+        # A VM that was just made has no name in the list of all VMs yet.
+        if row.vmid != wanted.vmid and (row.pool != pool or row.name not in ("", wanted.name)):
+            continue
+        config = proxmox.config(row.node, row.vmid) if row.kind == "qemu" else None
+        if config is None or config.name != wanted.name:
+            continue
+        if is_image(platform, row.vmid, row.pool, config.description):
+            yield Found(row, config, read_image_stamp(config.description))
+        elif row.vmid == wanted.vmid:
+            yield Found(row, config, None)
+
+
+def newest_template(platform: Platform, tier: str, resources: Resources, proxmox: Proxmox) -> TemplateImage | None:
+    """Given a tier, return the template its machines are cloned from now, or None if there is none."""
+    images = [
+        TemplateImage(
+            found.config.name, found.row.vmid, found.row.node,
+            found.stamp.built_at if found.stamp else found.config.created_at, found.stamp.roles if found.stamp else "",
+        )
+        for found in find_images(platform, tier, resources, proxmox)
+        if found.is_template
+    ]  # fmt: skip
+    return max(images, key=lambda image: image.built_at, default=None)
