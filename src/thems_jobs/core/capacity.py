@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from thems_jobs.core.facts import Facts, Machine, Node, Phase, Storage, number_of
+from thems_jobs.core.facts import Facts, Machine, Phase, Storage, number_of
 from thems_jobs.core.plan import Refusal
 from thems_jobs.core.platform import Platform, Tier
 from thems_jobs.core.record import Claim, live_claims
@@ -114,18 +114,18 @@ def storage_left_mib(storages: Sequence[Storage], name: str) -> int | None:
     return min(free) if free else None
 
 
-def room_refusals(tier_name: str, tier: Tier, wanted: int, placed: int, nodes: Mapping[str, Node]) -> list[Refusal]:
+def room_refusals(tier_name: str, tier: Tier, wanted: int, placed: int, facts: Facts) -> list[Refusal]:
     """Given how many machines found a place, return the refusal for those that did not."""
     if placed >= wanted:
         return []
-    offline = sorted(node.name for node in nodes.values() if not node.online)
+    offline = sorted(node.name for node in facts.nodes.values() if not node.online)
     why = f"; offline: {', '.join(offline)}" if offline else ""
+    if storage_left_mib(facts.storages, tier.template.storage) is None:
+        why += f"; no node sees storage {tier.template.storage}"
     return [
         Refusal(
-            "node-capacity",
-            f"tier {tier_name}",
+            "node-capacity", f"tier {tier_name}",
             f"room for {placed} more machines of {tier.memory_mib} MiB and {tier.cores} cores{why}",
-            f"room for {wanted}",
-            "Ask for fewer, free memory or cores on the nodes, or bring a node back.",
+            f"room for {wanted}", "Ask for fewer, free memory or cores on the nodes, or bring a node back.",
         )
-    ]
+    ]  # fmt: skip

@@ -18,7 +18,7 @@ from thems_jobs.core.machine import (
     steps_to_remove,
     steps_to_serve,
 )
-from thems_jobs.core.plan import Action, Change, Plan, Refusal, Step
+from thems_jobs.core.plan import Action, Change, Plan, Refusal, Step, behind
 from thems_jobs.core.platform import Platform, Tier
 
 
@@ -86,7 +86,7 @@ def _behind_balancers(steps: Sequence[Step], first: frozenset[str], any_answers:
     tables = {Action.ADMIT, Action.SERVE, Action.WITHDRAW, Action.RETIRE} | (set() if any_answers else {Action.RESTORE})
     if not first:
         return tuple(steps)
-    return tuple(replace(step, after=step.after | first) if step.action in tables else step for step in steps)
+    return tuple(behind(step, first) if step.action in tables else step for step in steps)
 
 
 def _reserved(facts: Facts, name: str) -> bool:
@@ -183,7 +183,7 @@ def _make(
     new = [Machine(machine_name, name, 0, address_of(platform, machine_name)) for machine_name in names]
     wanted = len(unmade) + count
     nodes = place(platform.tiers[name], wanted, rooms(platform, facts, name, promised)) if wanted else []
-    refusals = room_refusals(name, platform.tiers[name], wanted, len(nodes), facts.nodes)
+    refusals = room_refusals(name, platform.tiers[name], wanted, len(nodes), facts)
     refusals += gates.free_addresses(platform, name, count, len(names))
     steps, changes = list[Step](), list[Change]()
     for machine, node in zip([*unmade, *new], nodes, strict=False):

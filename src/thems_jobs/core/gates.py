@@ -18,14 +18,15 @@ def closed(platform: Platform, facts: Facts, steps: Sequence[Step]) -> list[Refu
 
     Steps that give capacity back pass all gates but the one without which they can do nothing: a balancer.
     """
-    web = [step for step in steps if tier_of(platform, step.target) == platform.balancing.web_tier]
-    touched = [step for step in steps if tier_of(platform, step.target) == platform.balancing.balancer_tier]
+    tiers = {target: tier_of(platform, target) for target in {step.target for step in steps}}
+    web = [step for step in steps if tiers[step.target] == platform.balancing.web_tier]
+    touched = [step for step in steps if tiers[step.target] == platform.balancing.balancer_tier]
     refusals = some_balancer(facts, [step.target for step in touched if step.action is Action.SERVE]) if web else []
     if all(step.action is Action.RESTORE for step in steps):
         return refusals
     made = [step.target for step in steps if step.action is Action.CLONE]
     refusals += quorum(facts) + readable_record(platform, facts) + strangers(facts) + nodes(facts, steps)
-    for name in sorted({tier_of(platform, machine) or "" for machine in made}):
+    for name in sorted({tiers[machine] or "" for machine in made}):
         refusals += template(name, platform.tiers[name], facts)
     refusals += storages(platform, facts, made)
     if any(step.action is not Action.RESTORE for step in web):
@@ -120,12 +121,11 @@ def storages(platform: Platform, facts: Facts, made: Sequence[str]) -> list[Refu
     refusals = []
     for name, tiers in wanted.items():
         needed_mib = sum(tier.disk_gib for tier in tiers) * 1024
-        free_mib = storage_left_mib(facts.storages, name)
-        if free_mib is None or free_mib < needed_mib:
-            measured = "not active on any node" if free_mib is None else f"{free_mib // 1024} GiB free"
+        free_mib = storage_left_mib(facts.storages, name) or 0  # 0: no node sees it
+        if free_mib < needed_mib:
             refusals.append(
                 Refusal(
-                    "storage-full", f"storage {name}", measured,
+                    "storage-full", f"storage {name}", f"{free_mib // 1024} GiB free",
                     f"{needed_mib // 1024} GiB for {len(tiers)} new machines", "Free space or enlarge the storage.",
                 )
             )  # fmt: skip

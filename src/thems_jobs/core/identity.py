@@ -19,7 +19,8 @@ def tier_of(platform: Platform, name: str) -> str | None:
     head, _, number = name.rpartition("-")
     if not (number.isascii() and number.isdigit()) or number.startswith("0"):
         return None
-    return next((tier for tier in platform.tiers if head == f"{platform.name}-{tier}"), None)
+    tier = head.removeprefix(f"{platform.name}-")
+    return tier if tier != head and tier in platform.tiers else None
 
 
 def address_of(platform: Platform, name: str) -> str:

@@ -74,10 +74,10 @@ def read(description: str) -> Record:
     try:
         data = json.loads(description[start:], parse_constant=_number)
         return Record(
-            lease=_lease(data["lease"]) if data.get("lease") else None,
+            lease=_lease(data["lease"]) if "lease" in data else None,
             claims=tuple(_claim(**claim) for claim in data.get("claims", [])),
             intents={name: Intent(*map(_number, values)) for name, values in data.get("intents", {}).items()},
-            approved=_approved(**data["approved"]) if data.get("approved") else None,
+            approved=_approved(**data["approved"]) if "approved" in data else None,
             seconds={action: _number(value) for action, value in data.get("seconds", {}).items()},
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

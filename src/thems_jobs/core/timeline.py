@@ -35,7 +35,7 @@ def timeline(plan: Plan, measured: Mapping[str, float]) -> dict[str, tuple[float
             spans[step.key] = (now, end)
             heapq.heappush(under_way, (end, index))
 
-    while ready or under_way:
+    while True:
         begin(index for index in ready if steps[index].wait or not steps[index].slot)
         for index in ready:
             if steps[index].slot and not steps[index].wait:
@@ -44,7 +44,7 @@ def timeline(plan: Plan, measured: Mapping[str, float]) -> dict[str, tuple[float
             while queue and free.get(slot, 1) > 0:
                 begin([heapq.heappop(queue)])
         if not under_way:
-            break
+            return spans
         now, ready = under_way[0][0], []
         while under_way and under_way[0][0] <= now:
             _, index = heapq.heappop(under_way)
@@ -52,7 +52,6 @@ def timeline(plan: Plan, measured: Mapping[str, float]) -> dict[str, tuple[float
                 free[steps[index].slot] += 1
             ready += _passed(waiting_for.get(steps[index].key, ()))
         ready.sort()
-    return spans
 
 
 def _barriers(steps: tuple[Step, ...]) -> tuple[dict[str, list[_Barrier]], list[int]]:

@@ -61,11 +61,11 @@ def serving(platform: Platform, tier: str, number: int, node: str = "pve1", **ch
     return Machine(name, tier, vmid, address_of(platform, name), **values | changes)
 
 
-def sound_facts(platform: Platform, web: int = 2, balancers: int = 2, **changes: Any) -> Facts:
+def sound_facts(platform: Platform, web: int = 2, lb: int = 2, **changes: Any) -> Facts:
     """Facts of a platform that has so many machines, all well, and room for more."""
     names = platform.proxmox.nodes
     fleet = [serving(platform, "web", n + 1, names[n % len(names)]) for n in range(web)]
-    fleet += [serving(platform, "lb", n + 1, names[n % len(names)]) for n in range(balancers)]
+    fleet += [serving(platform, "lb", n + 1, names[n % len(names)]) for n in range(lb)]
     servers = {m.name: Server(m.address, 100, True, 0) for m in fleet if m.tier == "web"}
     values: dict[str, Any] = {
         "record": Record(),
