@@ -186,6 +186,32 @@ def scale(
     _carry_out(platform, lambda clients: job.job(platform, wanted, clients), wish, scheduled=expire or bool(calendar))
 
 
+@template.command("build", epilog="Example: thems-jobs template build web --plan")
+def template_build(
+    tier: Annotated[str, typer.Argument(help="The tier whose machines are cloned from it.", show_default=False)],
+    anew: Annotated[bool, typer.Option("--anew", help="Build one even if there is a fresh one.")] = False,
+    platform_file: PlatformFile = None,
+    plan: PlanOnly = False,
+    yes: Yes = False,
+    expect_plan: ExpectPlan = "",
+    detailed_exitcode: DetailedExit = False,
+    as_json: AsJson = False,
+    report_dir: ReportDir = None,
+    started_by: StartedBy = "",
+    parameters: Parameters = None,  # noqa: ARG001 - its callback has done its work
+) -> None:
+    """Make a tier's template from its image; machines that exist keep the one they were cloned from."""
+    import time
+
+    from thems_jobs.jobs import template_build as job
+
+    wish = _wish(plan, yes, expect_plan, detailed_exitcode, as_json, report_dir, started_by)
+    platform = _platform(platform_file)
+    wanted = job.Parameters(tier, time.time() if anew else None)
+    _mean(job.mistakes(platform, wanted))
+    _carry_out(platform, lambda clients: job.job(platform, wanted, clients), wish)
+
+
 @app.command()
 def status(platform_file: PlatformFile = None, as_json: AsJson = False) -> None:
     """Show the platform as it is, and who started what."""
@@ -480,7 +506,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(ABORTED))
     try:
         _show_warnings()
-        app()
+        app(prog_name="thems-jobs")
     except ThemsError as error:
         sys.exit(_say(error))
     except BrokenPipeError:
