@@ -44,7 +44,7 @@ class Ssh:
 
     @property
     def public_key(self) -> str:
-        """The public half of our key, for the machines to let us in. Raise UsageError if it is not beside the private one."""
+        """The public half of our key, for machines to let us in. Raise UsageError if it is not beside the key file."""
         path = self.key_file.with_name(self.key_file.name + ".pub")
         try:
             return path.read_text().strip()

@@ -1,0 +1,222 @@
+"""A real haproxy on loopback with the role's own configuration, web machines behind it, and visitors in front."""
+
+import http.client
+import http.server
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import jinja2
+import yaml
+
+from waiting import eventually
+
+ROLE = Path(__file__).parents[2] / "resources" / "ansible" / "roles" / "balancer"
+PROGRAM = ROLE / "files" / "thems-balancer"
+
+
+class WebMachine:
+    """An HTTP server that says its name; /slow?seconds=S takes S seconds. Counts what it was asked, without checks."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.asked = 0
+        machine = self
+
+        class Answer(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                url = urlsplit(self.path)
+                if url.path != "/healthz":
+                    machine.asked += 1
+                if url.path == "/slow":
+                    time.sleep(float(parse_qs(url.query)["seconds"][0]))
+                body = machine.name.encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+        self._server = Server(("127.0.0.1", 0), Answer)
+        self.address = f"127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class BalancerLab:
+    """haproxy as master and worker, and `thems-balancer` with settings for it."""
+
+    def __init__(self, folder: Path, server_options: str | None = None) -> None:
+        self.folder = folder
+        self.port, self.health_port = free_port(), free_port()
+        defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
+        variables = {**defaults, "balancer_port": self.port, "balancer_health_port": self.health_port}
+        self.config = folder / "haproxy.cfg"
+        self.config.write_text(unprivileged(render("haproxy.cfg.j2", variables)))
+        self.servers = folder / "servers.cfg"
+        self.servers.write_text("backend web\n")
+        self.master_socket = folder / "master"
+        settings = json.loads(render("settings.json.j2", variables))
+        settings |= {
+            "config": str(self.config), "servers": str(self.servers),
+            "master_socket": str(self.master_socket), "lock": str(folder / "lock"),
+        }  # fmt: skip
+        if server_options is not None:
+            settings["server_options"] = server_options
+        self.settings = folder / "settings.json"
+        self.settings.write_text(json.dumps(settings))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            ["haproxy", "-W", "-f", self.config, "-f", self.servers, "-S", self.master_socket],
+            stdout=(self.folder / "haproxy.log").open("ab"), stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        eventually(lambda: self.show()["haproxy"] == "running", "haproxy did not start", within_s=10)
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.terminate()
+            self.process.wait(10)
+            self.process = None
+
+    def reload(self) -> None:
+        assert self.process
+        self.process.send_signal(signal.SIGUSR2)
+
+    def start_program(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, PROGRAM, "--settings", self.settings, *arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        process = self.start_program(*arguments)
+        output, error = process.communicate(stdin, timeout=60)
+        return subprocess.CompletedProcess(arguments, process.returncode, output, error)
+
+    def show(self) -> dict[str, Any]:
+        done = self.run("show")
+        assert done.returncode == 0, done.stderr
+        shown: dict[str, Any] = json.loads(done.stdout)
+        return shown
+
+    def apply(self, servers: Mapping[str, tuple[str, int]], expect: str | None = None) -> dict[str, Any]:
+        done = self.run("apply", "--expect", expect or self.show()["generation"], stdin=as_list(servers))
+        assert done.returncode == 0, done.stderr
+        shown: dict[str, Any] = json.loads(done.stdout)
+        return shown
+
+
+@dataclass
+class Visits:
+    """What visitors got: answers by machine, and everything that went wrong."""
+
+    answers: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def visitors(port: int, count: int, slow_every: int = 0, slow_s: float = 0.0) -> Iterator[Visits]:
+    """Have visitors with keep-alive ask without pause until the block ends; every n-th asks for the slow page.
+
+    They behave as browsers: a connection that the balancer closed between two requests is opened again.
+    """
+    visits, done, lock = Visits(), threading.Event(), threading.Lock()
+
+    def visit(number: int) -> None:
+        path = f"/slow?seconds={slow_s}" if slow_every and number % slow_every == 0 else "/"
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        while not done.is_set():
+            try:
+                name = _ask(connection, path)
+                with lock:
+                    visits.answers[name] += 1
+            except (OSError, http.client.HTTPException, AssertionError) as error:
+                with lock:
+                    visits.failures.append(f"{path}: {error!r}")
+                connection.close()
+                done.wait(0.2)
+            done.wait(0.01)
+        connection.close()
+
+    threads = [threading.Thread(target=visit, args=(number,), daemon=True) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield visits
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(60)
+
+
+def _ask(connection: http.client.HTTPConnection, path: str) -> str:
+    fresh = connection.sock is None
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+    except (http.client.RemoteDisconnected, ConnectionError):
+        if fresh:
+            raise
+        connection.close()
+        return _ask(connection, path)
+    body = response.read().decode()
+    assert response.status == 200, f"{response.status} {body}"
+    return body
+
+
+def as_list(servers: Mapping[str, tuple[str, int]]) -> str:
+    return json.dumps({"servers": {name: {"address": a, "weight": w} for name, (a, w) in servers.items()}})
+
+
+def render(template: str, variables: Mapping[str, Any]) -> str:
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)  # noqa: S701 - no HTML
+    environment.filters["to_json"] = json.dumps
+    source = (ROLE / "templates" / template).read_text().replace("| select |", "| select | list |")
+    return environment.from_string(source).render({**variables, "ansible_managed": "a test"})
+
+
+def unprivileged(config: str) -> str:
+    """Given the role's haproxy.cfg, return it without what needs root, on loopback alone."""
+    config = re.sub(r"^    (log /dev/log|chroot|user|group|stats socket) .*\n", "", config, flags=re.MULTILINE)
+    config = re.sub(r"^    log global\n", "", config, flags=re.MULTILINE)
+    return config.replace("bind :", "bind 127.0.0.1:")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
