@@ -84,7 +84,7 @@ def steps_to_serve(platform: Platform, facts: Facts, machine: Machine, node: str
     name, tier = machine.name, machine.tier
     boot = _steps_to_boot(platform, machine, node)
     unwell = machine.health not in ("", "ok")
-    outdated = not machine.converged or machine.converged != facts.roles.get(tier, "")
+    outdated = not machine.converged or machine.converged != facts.roles.get(tier, machine.converged)
     renewed = machine.renewed and not boot
     restore = not boot and not unwell and not renewed and _short_of_visitors(platform, facts, machine)
     serving = machine.phase is Phase.SERVING or restore

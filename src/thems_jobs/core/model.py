@@ -62,7 +62,7 @@ def _machine_after(facts: Facts, machine: Machine, step: Step) -> Machine:
             booted = replace(machine, running=True, power="", host_key="known", ssh_open=True)
             return replace(booted, warm=False, renewed=False, health=health)
         case Action.CONVERGE:
-            return replace(machine, renewed=True, warm=False, converged=facts.roles.get(machine.tier, ""))
+            return replace(machine, renewed=True, warm=False, converged=facts.roles.get(machine.tier, "as declared"))
         case Action.CHECK:
             return replace(machine, warm=True, health="ok")
         case Action.SERVE | Action.RESTORE:

@@ -4,7 +4,6 @@ A request costs a cluster something, so tasks are asked for all machines at once
 """
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from thems_jobs.clients.ansible import Ansible
@@ -33,7 +32,6 @@ from thems_jobs.jobs.images import newest_template
 
 TASKS_POLL_S = 2.0  # at most so often are the cluster's tasks asked for when one should be over
 TASKS_IDLE_POLL_S = 10.0  # and so often when none can be over yet
-PROBES = 64  # connections tried at the same time
 
 
 @dataclass(frozen=True)
@@ -68,38 +66,36 @@ def observe(platform: Platform, clients: Clients, previous: Facts | None, look: 
 
 
 def _everything(platform: Platform, clients: Clients) -> Facts:
-    """Ask for all there is to know, the independent questions at the same time."""
-    with ThreadPoolExecutor(max_workers=PROBES) as pool:
-        record = pool.submit(_record, clients)
-        quorate = pool.submit(clients.proxmox.quorate)
-        resources = clients.proxmox.resources()
-        known = record.result()
-        rows = _rows_of_interest(platform, resources, known)
-        configs = dict(zip(rows, pool.map(lambda row: clients.proxmox.config(row.node, row.vmid), rows), strict=True))
-        templates = {
-            name: found
-            for name in platform.tiers
-            if (found := newest_template(platform, name, resources, clients.proxmox)) is not None
-        }
-        machines, strangers = _sort_out(platform, known, configs)
-        ours = {machine.address for machine in machines.values()}
-        every = {address for tier in platform.tiers.values() for address in addresses_of(tier.network)} | ours
-        open_now = dict(zip(every, pool.map(clients.ssh.answers, every), strict=True))
-        machines = {name: _awake(clients, machine, open_now[machine.address]) for name, machine in machines.items()}
-        facts = Facts(
-            at=clients.clock.now(),
-            record=known,
-            machines=machines,
-            strangers=tuple(strangers),
-            nodes=resources.nodes,
-            storages=resources.storages,
-            templates=templates,
-            taken_vmids=frozenset(row.vmid for row in resources.vms),
-            taken_addresses={a: "a machine answers there" for a in every - ours if open_now[a]},
-            quorate=quorate.result(),
-            roles=clients.roles,
-        )
+    """Ask for all there is to know, what is independent at the same time."""
+    proxmox, at_once = clients.proxmox, clients.clock.at_once
+    questions = (proxmox.resources, proxmox.quorate, lambda: _record(clients))
+    resources, quorate, known = at_once(lambda question: question(), questions)
+    rows = _rows_of_interest(platform, resources, known)
+    configs = dict(zip(rows, at_once(lambda row: proxmox.config(row.node, row.vmid), rows), strict=True))
+    templates = {
+        name: found
+        for name in platform.tiers
+        if (found := newest_template(platform, name, resources, proxmox)) is not None
+    }
+    machines, strangers = _sort_out(platform, known, configs)
+    ours = {machine.address for machine in machines.values()}
+    every = sorted({address for tier in platform.tiers.values() for address in addresses_of(tier.network)} | ours)
+    open_now = dict(zip(every, at_once(clients.ssh.answers, every), strict=True))
+    machines = {name: _awake(clients, machine, open_now[machine.address]) for name, machine in machines.items()}
     clients.ssh.know({machine.address: machine.host_key for machine in machines.values() if machine.host_key})
+    facts = Facts(
+        at=clients.clock.now(),
+        record=known,
+        machines=machines,
+        strangers=tuple(strangers),
+        nodes=resources.nodes,
+        storages=resources.storages,
+        templates=templates,
+        taken_vmids=frozenset(row.vmid for row in resources.vms),
+        taken_addresses={a: "a machine answers there" for a in every if a not in ours and open_now[a]},
+        quorate=quorate,
+        roles=clients.roles,
+    )
     return _ask_balancers(platform, clients, facts)
 
 
@@ -234,7 +230,7 @@ def _follow_tasks(platform: Platform, clients: Clients, facts: Facts, look: Look
     tasks = {task.upid: task for task in clients.proxmox.tasks()} if names else {}
     resources: Resources | None = None
     machines = dict(facts.machines)
-    for name in {*names, *unclear}:
+    for name in sorted({*names, *unclear}):
         machine = machines[name]
         task = _task_of(clients, tasks, machine)
         if task and task.ended_at is None:
@@ -313,8 +309,7 @@ def _follow_boots(clients: Clients, facts: Facts, look: Look) -> Facts:
     ]
     if not booting:
         return facts
-    with ThreadPoolExecutor(max_workers=PROBES) as pool:
-        seen = list(pool.map(lambda machine: _knock(clients, machine), booting))
+    seen = clients.clock.at_once(lambda machine: _knock(clients, machine), booting)
     clients.ssh.know({machine.address: machine.host_key for machine in seen if machine.host_key})
     return replace(facts, machines={**facts.machines, **{machine.name: machine for machine in seen}})
 
