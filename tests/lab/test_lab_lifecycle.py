@@ -3,7 +3,8 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,10 @@ from waiting import eventually
 pytestmark = pytest.mark.lab
 
 # Where the lab's tools (nspawn, ip netns, apt ...) would leave things on the host if they ran outside.
-HOST_FOLDERS = ("/run/systemd/nspawn", "/run/netns", "/var/lib/machines", "/run/lab", "/dev/shm")  # noqa: S108
+HOST_TRACES = (
+    "run/systemd/nspawn/*", "run/netns/*", "run/lab/*", "var/lib/machines/*",
+    "tmp/nspawn*", "tmp/mmdebstrap*", "tmp/apt-*", "tmp/thems-lab*",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -49,26 +53,29 @@ def lab_processes(layout: LabLayout) -> list[int]:
 
 def namespaces(pids: list[int]) -> set[str]:
     """Return the namespaces of these processes that are not ours."""
-    own = {Path(f"/proc/self/ns/{kind}").readlink() for kind in ("net", "mnt", "pid", "uts", "ipc")}
-    found = {Path(f"/proc/{pid}/ns/{kind}").readlink() for pid in pids for kind in ("net", "mnt", "pid", "uts", "ipc")}
-    return {str(namespace) for namespace in found - own}
+    kinds = ("net", "mnt", "pid", "uts", "ipc")
+    own = {str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in kinds}
+    return _links([Path(f"/proc/{pid}/ns/{kind}") for pid in pids for kind in kinds]) - own
 
 
 def namespaces_alive() -> set[str]:
     """Return the namespaces any process of this machine is in."""
-    alive = set()
-    for link in Path("/proc").glob("[0-9]*/ns/*"):
-        try:
-            alive.add(str(link.readlink()))
-        except OSError:
-            continue
-    return alive
+    return _links(Path("/proc").glob("[0-9]*/ns/*"))
+
+
+def _links(paths: Iterable[Path]) -> set[str]:
+    """Return where these links of /proc lead; a process that ends meanwhile has none."""
+    found = set()
+    for path in paths:
+        with suppress(OSError):
+            found.add(str(path.readlink()))
+    return found
 
 
 def host_state() -> dict[str, object]:
     """Return what a lab could leave on the host outside its folder: mounts and files of its tools."""
-    files = {name: sorted(map(str, Path(name).glob("**/*"))) for name in HOST_FOLDERS if Path(name).is_dir()}
-    return {"mounts": Path("/proc/self/mounts").read_text(), **files}
+    files = sorted(str(path) for pattern in HOST_TRACES for path in Path("/").glob(pattern))
+    return {"mounts": Path("/proc/self/mounts").read_text(), "files": files}
 
 
 def boot_two_machines(layout: LabLayout) -> None:

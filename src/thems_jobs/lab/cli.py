@@ -197,7 +197,7 @@ def ssh(
         vm, config = found[0]
         key = client.call("GET", f"{_path(vm)}/agent/file-read", file=HOST_KEY_PATH)["content"]
     address = _address(config)
-    with tempfile.NamedTemporaryFile("w", prefix="thems-lab-") as known_hosts:
+    with tempfile.NamedTemporaryFile("w", dir=layout.state) as known_hosts:
         known_hosts.write(f"{address} {' '.join(key.split()[:2])}\n")
         known_hosts.flush()
         login = [

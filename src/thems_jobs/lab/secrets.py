@@ -31,7 +31,7 @@ subjectAltName = {names}
 def make_certificates(layout: LabLayout, nodes: Iterable[str]) -> None:
     """Write the authority's certificate and the API's with its key; the authority's own key is thrown away."""
     names = [f"IP:{ROUTER_ADDRESS}", "IP:127.0.0.1", "DNS:localhost", *(f"DNS:{node}" for node in nodes)]
-    with tempfile.TemporaryDirectory(prefix="thems-lab-") as scratch:
+    with tempfile.TemporaryDirectory(dir=layout.state) as scratch:
         config, authority_key = Path(scratch) / "openssl.cnf", Path(scratch) / "ca.key"
         config.write_text(OPENSSL_CONFIG.format(names=", ".join(names)))
         common = ["openssl", "req", "-x509", "-config", str(config), "-days", str(LIFE_DAYS), "-nodes",

@@ -98,7 +98,8 @@ def template_root(cache: Path, report: Callable[[str], None]) -> Path:
 
 def _build(target: Path, report: Callable[[str], None]) -> None:
     sources = debian_sources()
-    with tempfile.TemporaryDirectory(prefix="thems-lab-") as scratch:
+    # In the cache, not in /tmp: what a killed build leaves is removed by the next one.
+    with tempfile.TemporaryDirectory(dir=target.parent, suffix=".partial") as scratch:
         finish = Path(scratch) / "finish"
         finish.write_text(f"#!/bin/sh\nexec chroot \"$1\" /bin/sh -s <<'FINISH'\n{FINISH_SCRIPT}FINISH\n")
         finish.chmod(0o755)
@@ -106,23 +107,24 @@ def _build(target: Path, report: Callable[[str], None]) -> None:
         options.write_text(_apt_options())
         source_list = Path(scratch) / "sources.list"
         source_list.write_text("".join(f"{line}\n" for line in sources))
-        # mmdebstrap mounts /proc and friends in the tree: in a mount and pid namespace of its own nothing
-        # stays mounted or running when it is killed.
+        # mmdebstrap mounts /proc and friends in the tree: in a mount and pid namespace of its own, which dies
+        # with this process, nothing stays mounted or running when either is killed.
         command = [
+            "setpriv", "--pdeathsig", "KILL",
             "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private",
             "mmdebstrap", "--mode=root", "--variant=apt", f"--include={','.join(BASE_PACKAGES + SHOP_PACKAGES)}",
             f"--aptopt={options}", f"--customize-hook={finish}", "--skip=check/empty",
             "--dpkgopt=force-unsafe-io",
             SUITE, str(target), str(source_list),
         ]  # fmt: skip
-        _run_showing_progress(command, report)
+        _run_showing_progress(command, scratch, report)
 
 
-def _run_showing_progress(command: list[str], report: Callable[[str], None]) -> None:
+def _run_showing_progress(command: list[str], scratch: str, report: Callable[[str], None]) -> None:
     """Run mmdebstrap, reporting its phases with the seconds so far. Raise LabError with its last lines if it fails."""
     began = time.monotonic()
     tail: list[str] = []
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "TMPDIR": scratch}
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         errors="replace", env=environment,
