@@ -28,7 +28,8 @@ run thems-jobs provision --yes
 run thems-jobs status
 
 say "3. Visitors come: 24 of them, two on a page that takes ten seconds"
-thems-jobs lab visitors --dir "$LAB" --visitors 24 --slow 2 --until-file "$LAB/visitors.stop" --output "$LAB/visitors.json" &
+rm -f "$LAB/visitors.stop"
+thems-jobs lab visitors --dir "$LAB" --count 22 --slow-count 2 --stop-file "$LAB/visitors.stop" --report "$LAB/visitors.json" >"$LAB/visitors.txt" 2>&1 &
 visitors=$!
 trap 'touch "$LAB/visitors.stop"; wait "$visitors" 2>/dev/null || true' EXIT
 
@@ -47,6 +48,9 @@ run thems-jobs status
 say "7. What the visitors saw"
 touch "$LAB/visitors.stop"
 trap - EXIT
-wait "$visitors"
+code=0
+wait "$visitors" || code=$?
+cat "$LAB/visitors.txt"
+[ "$code" = 0 ] || { echo "Visitors were refused or cut: see above."; exit "$code"; }
 
 say "Done. Open report.html; the lab stays up (thems-jobs lab down removes it)."

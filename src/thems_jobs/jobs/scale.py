@@ -7,7 +7,7 @@ from functools import partial
 
 from thems_jobs.core.capacity import target
 from thems_jobs.core.events import Event
-from thems_jobs.core.facts import Facts
+from thems_jobs.core.facts import Facts, Phase
 from thems_jobs.core.fleet import plan_tiers
 from thems_jobs.core.job import Done, Job
 from thems_jobs.core.plan import Action, Plan, Refusal, Step
@@ -95,7 +95,7 @@ def plan(platform: Platform, parameters: Parameters, facts: Facts) -> Plan:
     tiers = {platform.balancing.web_tier} | {tier for claim in record.claims for tier in claim.tiers}
     tiers |= {tier for claim in facts.known_record.claims for tier in claim.tiers}
     targets = {name: target(name, platform.tiers[name], live) for name in sorted(tiers & set(platform.tiers))}
-    tiers_plan = plan_tiers(platform, facts, targets)
+    tiers_plan = plan_tiers(platform, _settled(facts), targets)
     first = frozenset(step.key for step in claiming)
     steps = tuple(
         replace(step, after=step.after | first) if step.action is not Action.RESTORE else step
@@ -104,6 +104,20 @@ def plan(platform: Platform, parameters: Parameters, facts: Facts) -> Plan:
     refusals = tiers_plan.refusals + tuple(_unknown_claims(parameters, facts))
     warnings = tuple(_events_that_do_not_fit(platform, parameters, facts, record))
     return replace(tiers_plan, steps=(*claiming, *steps), refusals=refusals, warnings=warnings)
+
+
+def _settled(facts: Facts) -> Facts:
+    """Return the facts with every serving machine's configuration taken as it is: renewing it is provision's business.
+
+    Before a show nothing is touched that serves well.
+    """
+    machines = {
+        name: replace(machine, converged=facts.roles.get(machine.tier, ""))
+        if machine.phase is Phase.SERVING and not machine.renewed
+        else machine
+        for name, machine in facts.machines.items()
+    }
+    return replace(facts, machines=machines)
 
 
 def _unknown_claims(parameters: Parameters, facts: Facts) -> list[Refusal]:
