@@ -1,0 +1,303 @@
+"""The command line: what it refuses, what it shows, how it ends."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from model_world import ModelWorld
+from thems_jobs import cli, resources
+from thems_jobs.clock import SystemClock
+from thems_jobs.core.outcome import Exit
+from thems_jobs.core.platform import Platform
+from thems_jobs.errors import UsageError
+from thems_jobs.host import enter_network, who
+from thems_jobs.jobs import provision
+from thems_jobs.platform_file import read_platform
+from thems_jobs.wish import Wish
+
+pytestmark = pytest.mark.timeout(60)
+LATER = (datetime.now(UTC) + timedelta(days=2)).isoformat(timespec="minutes")
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def platform_file(tmp_path: Path) -> Path:
+    """Return a platform file with its secrets, of a cluster that nobody answers for."""
+    text = resources.path("platforms", "lab.yaml").read_text()
+    text = text.replace("10.77.0.1:8006", "127.0.0.1:9").replace("reach:\n  netns: netns\n", "")
+    path = tmp_path / "platform.yaml"
+    path.write_text(text.replace("api_s: 15", "api_s: 1"))
+    (tmp_path / "token").write_text("c0ffee00-0000-4000-8000-000000000000\n")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "ssh_key")], check=True)
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-keyout", os.devnull, "-subj", "/CN=nobody",
+         "-out", str(tmp_path / "ca.pem")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (tmp_path / "token").chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Return what runs the command line in this process: exit code, stdout, stderr."""
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.delenv("THEMS_PLATFORM", raising=False)
+
+    def run_cli(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["thems-jobs", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
+
+    yield run_cli
+    for number, handler in signals.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["provision", "wbe"], r"[Uu]nknown tier 'wbe'"),
+        (["provision", "--replace", "web-1"], r"--replace web-1: a machine's name is shop-TIER-NUMBER"),
+        (["scale"], r"found none of these, expected one of --tier, --extend, --end, --expire, --calendar"),
+        (["scale", "--tier", "web=6"], r"--until is missing"),
+        (["scale", "--tier", "web=0", "--until", LATER], r"web=0 is not from 2 to 12"),
+        (["scale", "--tier", "web=13", "--until", LATER], r"web=13 is not from 2 to 12"),
+        (["scale", "--tier", "wbe=6", "--until", LATER], r"unknown tier 'wbe'"),
+        (["scale", "--tier", "web=six", "--until", LATER], r"found 'web=six', expected TIER=NUMBER"),
+        (["scale", "--tier", "web=4", "--tier", "web=5", "--until", LATER], r"found web twice"),
+        (["scale", "--tier", "web=6", "--until", "2020-01-01T00:00Z"], r"--until 2020-01-01 00:00 UTC is in the past"),
+        (["scale", "--tier", "web=6", "--until", "2036-01-01T00:00"], r"has no zone"),
+        (
+            ["scale", "--tier", "web=6", "--until", "tonight"],
+            r"--until: found 'tonight', expected a time with its zone",
+        ),
+        (["scale", "--tier", "web=6", "--until", LATER, "--event", "a b"], r"--event: found 'a b'"),
+        (["scale", "--tier", "web=6", "--end", "gala", "--until", LATER], r"found --tier and --end, expected one of"),
+        (["scale", "--end", "gala", "--until", LATER], r"--until: found with --end"),
+        (["scale", "--extend", "gala"], r"--until is missing"),
+        (["scale", "--tier", "web=6", "--until", LATER, "--reason", "x" * 201], r"found 201 characters"),
+        (["scale", "--calendar", "/nowhere.yaml"], r"/nowhere.yaml: the calendar cannot be read"),
+        (["scale", "--frobnicate"], r"No such option: --frobnicate"),
+        (["template", "build", "wbe"], r"[Uu]nknown tier 'wbe'"),
+    ],
+)
+def test_bad_input_is_a_clear_sentence_and_exit_2(
+    run: Run, platform_file: Path, arguments: list[str], sentence: str
+) -> None:
+    code, out, err = run(*arguments, "--platform", platform_file)
+    assert (code, out) == (2, "")
+    assert re.search(sentence, err), err
+    assert "Traceback" not in err
+    assert err.count("✗") <= 1, err
+
+
+def test_several_mistakes_are_said_at_once(run: Run, platform_file: Path) -> None:
+    code, _, err = run("scale", "--platform", platform_file, "--tier", "web=0", "--tier", "x", "--until", "never")
+    assert code == 2
+    assert err.count("✗") == 3
+
+
+def test_a_malformed_calendar_names_each_mistake(run: Run, platform_file: Path) -> None:
+    calendar = platform_file.with_name("events.yaml")
+    calendar.write_text("- {name: a b, start: soon, end: 2036-01-01T00:00Z, tiers: {web: 6}}\n")
+    code, _, err = run("scale", "--platform", platform_file, "--calendar", calendar)
+    assert code == 2
+    assert "[0].name: found 'a b'" in err
+    assert "[0].start: found 'soon'" in err
+
+
+def test_missing_platform_and_secrets_are_usage(run: Run, platform_file: Path) -> None:
+    assert run("status")[0] == 2
+    assert "THEMS_PLATFORM" in run("status")[2]
+    (platform_file.parent / "token").unlink()
+    code, _, err = run("status", "--platform", platform_file)
+    assert code == 2
+    assert "token: the API token cannot be read (No such file or directory)" in err
+
+
+def test_an_endpoint_that_does_not_answer_is_a_refusal(run: Run, platform_file: Path) -> None:
+    for arguments in (["status"], ["provision", "--yes"], ["provision", "--plan"]):
+        code, out, err = run(*arguments, "--platform", platform_file)
+        assert code == 4, err
+        assert "127.0.0.1:9" in out + err
+        assert "c0ffee00" not in out + err
+
+
+def test_refusals_reach_the_report_and_json(run: Run, platform_file: Path, tmp_path: Path) -> None:
+    code, out, _ = run("provision", "--yes", "--json", "--report-dir", tmp_path / "r", "--platform", platform_file)
+    assert code == 4
+    assert json.loads(out)["outcome"] == "refused"
+    assert json.loads((tmp_path / "r" / "report.json").read_text()) == json.loads(out)
+    assert (tmp_path / "r" / "gates.xml").exists()
+    assert (tmp_path / "r" / "report.html").exists()
+
+
+def test_parameters_come_from_a_file_and_the_command_line_wins(run: Run, platform_file: Path) -> None:
+    parameters = platform_file.with_name("parameters.json")
+    parameters.write_text(json.dumps({"tier": {"web": 99}, "until": LATER, "platform": str(platform_file), "end": ""}))
+    assert "web=99 is not from" in run("scale", "--parameters", parameters)[2]
+    assert "web=0 is not from" in run("scale", "--parameters", parameters, "--tier", "web=0")[2]
+    parameters.write_text(json.dumps({"tiers": ["web=6"], "until": {"a": 1}}))
+    code, _, err = run("scale", "--parameters", parameters, "--platform", platform_file)
+    assert code == 2
+    assert "did you mean tier?" in err
+    assert "until: found" in err
+    parameters.write_text("{")
+    assert "is not JSON" in run("scale", "--parameters", parameters, "--platform", platform_file)[2]
+
+
+def test_a_bug_is_one_line_and_a_log_file(
+    run: Run, platform_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(resources, "path", lambda *_: 1 / 0)
+    code, out, err = run("status", "--platform", platform_file)
+    assert (code, out) == (1, "")
+    assert len(err.strip().splitlines()) == 1, err
+    assert "ZeroDivisionError" in err
+    log = next((tmp_path / "state" / "thems-jobs").glob("crash-*.log"))
+    assert str(log) in err
+    assert "Traceback" in log.read_text()
+
+
+def test_help_needs_nothing_heavy() -> None:
+    code = "import sys; import thems_jobs.cli; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"rich", "pydantic", "yaml", "jinja2", "requests", "proxmoxer", "ansible_runner"} & set(loaded)
+
+
+def test_help_says_what_there_is(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    for command in ("provision", "scale", "status", "doctor", "template", "lab", "version", "Examples:"):
+        assert command in out
+    for command in ("provision", "scale"):
+        code, out, _ = run(command, "--help")
+        assert code == 0
+        for option in ("--plan", "--yes", "--expect-plan", "--detailed-exitcode", "--report-dir", "--parameters"):
+            assert option in out
+    code, out, _ = run("lab", "--help")
+    assert code == 0
+    assert "down" in out
+
+
+# A run that goes through, on the model of the world
+
+
+def wished(*arguments: str, **changes: object) -> Wish:
+    values: dict[str, object] = {
+        "arguments": ("provision", *arguments), "plan_only": False, "yes": False, "expect_plan": "", "detailed": False,
+        "as_json": False, "report_dir": None, "started_by": "test@here",
+    }  # fmt: skip
+    return Wish(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def platform(platform_file: Path) -> Platform:
+    return read_platform(platform_file, {})
+
+
+def test_plan_approval_and_the_run_agree(platform: Platform, capsys: pytest.CaptureFixture[str]) -> None:
+    world, clock = ModelWorld(platform, provision.Parameters()), SystemClock()
+    shown = cli._preview(world.job(), wished("--plan", plan_only=True, detailed=True), clock)
+    assert shown.exit is Exit.CHANGES
+    assert shown.next == f"thems-jobs provision --expect-plan {shown.plan.digest}"
+    out = capsys.readouterr().out
+    for text in ("shop-balancer-1", "shop-web-2", "make", "✓ the template exists", shown.plan.digest, "assumed"):
+        assert text in out
+    assert out.strip().splitlines()[-1].startswith(f"Plan {shown.plan.digest}")
+
+    asked = cli._run(world.job(), wished(), clock, scheduled=False)
+    assert asked.exit is Exit.REFUSED
+    assert asked.next == shown.next
+    assert asked.next in capsys.readouterr().out
+
+    other = cli._run(world.job(), wished(expect_plan="0123456789ab"), clock, scheduled=False)
+    assert other.exit is Exit.REFUSED
+    assert [refusal.reference for refusal in other.refusals] == ["plan-changed"]
+
+    done = cli._run(world.job(), wished(expect_plan=shown.plan.digest), clock, scheduled=False)
+    assert done.exit is Exit.OK, done.message
+    output = capsys.readouterr()
+    assert output.out.strip().splitlines()[-1].startswith("Done:")
+    assert re.search(r"^\d\d:\d\d:\d\d shop-web-1 await-boot ok, ", output.err, re.MULTILINE)
+
+    again = cli._preview(world.job(), wished("--plan", plan_only=True, detailed=True), clock)
+    assert (again.exit, again.plan.steps) == (Exit.OK, ())
+
+
+def test_sigterm_ends_a_run_with_143_and_a_report(platform: Platform, tmp_path: Path) -> None:
+    """The signal comes while the first steps are under way; the same command then finishes the work."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    world = ModelWorld(platform, provision.Parameters(), step_s=0.05)
+    try:
+        with cli._clients(platform) as (_, clock):
+            job = world.job()
+            kill = [lambda: os.kill(os.getpid(), signal.SIGTERM)]
+
+            def submit(call: Callable[[], object]) -> object:
+                if kill:
+                    kill.pop()()
+                return SystemClock.submit(clock, call)
+
+            clock.submit = submit  # type: ignore[assignment, method-assign]
+            outcome = cli._run(job, wished(yes=True, report_dir=tmp_path), clock, scheduled=False)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert outcome.exit is Exit.ABORTED
+    assert outcome.next
+    assert json.loads((tmp_path / "report.json").read_text())["exit"] == 143
+    resumed = cli._run(world.job(), wished(yes=True), SystemClock(), scheduled=False)
+    assert resumed.exit is Exit.OK, resumed.message
+
+
+def test_a_command_that_goes_on_is_the_one_that_was_approved() -> None:
+    wish = wished("web", "--plan", "--expect-plan", "old", "--detailed-exitcode", "--expect-plan=old", "--yes")
+    assert wish.approved_command("new") == "thems-jobs provision web --yes --expect-plan new"
+    assert wished("--started-by", "a b").command == "thems-jobs provision --started-by 'a b'"
+
+
+def test_who_asks_is_the_person_where_one_is_known() -> None:
+    assert who({"BUILD_USER": "Anna", "SUDO_USER": "bob", "USER": "root"}).startswith("Anna@")
+    assert who({"SUDO_USER": "bob", "USER": "root"}).startswith("bob@")
+    assert "@" in who({})
+
+
+def test_a_network_that_cannot_be_entered_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be opened"):
+        enter_network(str(tmp_path / "missing"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"no network namespace|only root"):
+        enter_network(str(tmp_path / "file"))
+
+
+def test_only_root_may_enter_a_network(tmp_path: Path) -> None:
+    """As another user, where this runs as root; the sentence says what to do."""
+    program = (
+        "import os, sys; os.geteuid() == 0 and os.setuid(65534); from thems_jobs.host import enter_network\n"
+        "try: enter_network('/proc/self/ns/net')\nexcept Exception as error: print(error)"
+    )
+    source = Path(cli.__file__).parent.parent
+    copy = shutil.copytree(source / "thems_jobs", tmp_path / "src" / "thems_jobs", ignore=shutil.ignore_patterns("lab"))
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == os.geteuid() and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o055)
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": str(copy.parent), "PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    assert "run it as root (sudo)" in answer.stdout, answer.stderr
