@@ -11,6 +11,8 @@ import pytest
 from real_lab import CACHE, connect, lab_command, run_lab
 
 from thems_jobs.lab.cgroups import find_trees
+from thems_jobs.lab.client import RootClient
+from thems_jobs.lab.errors import LabError
 from thems_jobs.lab.layout import LabLayout
 from thems_jobs.lab.process import read_process
 from waiting import eventually
@@ -237,3 +239,27 @@ def _processes_naming(path: Path) -> list[str]:
         if str(path) in line and "\0down\0" not in line:
             found.append(line.replace("\0", " "))
     return found
+
+
+def test_a_lab_on_a_host_with_unified_control_groups_only(layout: LabLayout) -> None:
+    # This test's own view of the host: what a hybrid host has in v1 trees is not there. (A unified host: no change.)
+    view = 'umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec "$@"'
+    unified = ["unshare", "--mount", "--propagation", "private", "sh", "-c", view, "unified"]
+    command = lab_command("up", "--dir", layout.directory, "--cache", CACHE)
+    subprocess.run([*unified, *command], check=True, timeout=240)
+    boot_two_machines(layout)
+    agent = connect(layout)
+    eventually(lambda: _pings(agent, 100), "the agent does not answer", within_s=60)
+    pids = lab_processes(layout)
+    assert len(pids) > 10
+    subprocess.run([*unified, *lab_command("down", "--dir", layout.directory)], check=True, timeout=60)
+    eventually(lambda: not [pid for pid in pids if Path(f"/proc/{pid}").exists()], "processes are left", within_s=10)
+    assert not (find_trees().unified / layout.group).exists()
+
+
+def _pings(client: RootClient, vmid: int) -> bool:
+    try:
+        client.call("POST", f"/nodes/pve1/qemu/{vmid}/agent/ping")
+    except LabError:
+        return False
+    return True
