@@ -1,15 +1,16 @@
 """Reports: read by programs, by Jenkins, and by people in a real browser."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
-import examples
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+import examples
 from thems_jobs import report
 from thems_jobs.core.outcome import Exit, Outcome
 from thems_jobs.core.plan import Plan
@@ -69,7 +70,7 @@ def test_nothing_is_cut_off_or_overlaps(opened: Open, make: Callable[[], Outcome
         "main > *", "parts => parts.map(p => p.getBoundingClientRect()).map(r => [r.top, r.bottom, r.left, r.right])"
     )
     assert len(boxes) >= 5
-    for above, below in zip(boxes, boxes[1:], strict=False):
+    for above, below in itertools.pairwise(boxes):
         assert above[1] <= below[0]
     assert all(left >= 0 and right <= width for _, _, left, right in boxes)
     outside = page.eval_on_selector_all(
