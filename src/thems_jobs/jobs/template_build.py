@@ -89,7 +89,7 @@ def observe(platform: Platform, parameters: Parameters, clients: Clients, previo
 def _everything(platform: Platform, tier: str, clients: Clients) -> Facts:
     resources, wanted = clients.proxmox.resources(), platform.tiers[tier].template
     images = list(find_images(platform, tier, resources, clients.proxmox))
-    building = [found for found in images if found.stamp and not found.is_template]
+    building = [f for f in images if f.stamp and f.stamp.tier == tier and not f.is_template]
     address = build_address(platform.tiers[tier])
     machines = {wanted.name: Machine(wanted.name, tier, 0, address)}
     for number, found in enumerate(sorted(building, key=lambda found: found.row.vmid)):
