@@ -68,6 +68,15 @@ def fresh_since(tier: Tier, now: float) -> float:
     return now - tier.template.max_age_days * DAY_S * FRESH_SHARE
 
 
+def of_no_use(stamp: ImageStamp, roles: str, since: float) -> bool:
+    """Given the stamp of a half-made template that no run works on, return True if it has to be made anew.
+
+    How far a sealing came that a dead run began, nobody can see any more; and one that is sealed stays as it is.
+    """
+    outdated = stamp.roles != roles or stamp.built_at < since
+    return stamp.making is Making.SEALING or (stamp.making is Making.SEALED and outdated)
+
+
 def plan_build(platform: Platform, tier_name: str, since: float, facts: Facts) -> Plan:
     """Given the facts, return what remains until a template built after `since` has the configuration of today."""
     tier, digest = platform.tiers[tier_name], facts.roles.get(tier_name, "")
@@ -89,7 +98,8 @@ def plan_build(platform: Platform, tier_name: str, since: float, facts: Facts) -
         refusals += gates.storages(platform, facts, [machine_name(platform, tier_name, 1)]) + _to_begin(
             tier_name, tier, facts
         )
-    steps += _remaining(platform, machine, tier, node, digest, since)
+    gone = frozenset(step.key for step in steps if step.action is Action.AWAIT_DESTROY)  # they have the address
+    steps += _remaining(platform, machine, tier, node, digest, gone)
     kind, why = ("finish", "an earlier run left it half-made") if machine.exists else ("make", "a new template")
     return Plan(tuple(steps), tuple(refusals), (*changes, Change(kind, name, node, why)))
 
@@ -135,31 +145,14 @@ def _discard(platform: Platform, machine: Machine) -> tuple[Step, ...]:
     return chain([*steps, _wait(Action.AWAIT_DESTROY, name, "Proxmox removes it", limits.destroy_s)])
 
 
-def _of_no_use(machine: Machine, digest: str, since: float) -> bool:
-    """True if a half-made template cannot be finished: nobody can log in to it and it is not what is wanted.
-
-    How far a sealing came that a dead run began, nobody can see any more.
-    """
-    if machine.image is None:
-        return False
-    if machine.image.making is Making.SEALING:
-        return not machine.renewed
-    outdated = machine.image.roles != digest or machine.image.built_at < since
-    return machine.image.making is Making.SEALED and outdated
-
-
 def _remaining(
-    platform: Platform, machine: Machine, tier: Tier, node: str, digest: str, since: float
+    platform: Platform, machine: Machine, tier: Tier, node: str, roles: str, after: frozenset[str]
 ) -> tuple[Step, ...]:
-    """Given how far a template has come, return what remains until it is one."""
-    name, limits = machine.name, platform.timeouts
+    """Given how far a template has come, return what remains until it is one, behind the steps named in `after`."""
+    name, limits, steps = machine.name, platform.timeouts, list[Step]()
     making = machine.image.making if machine.image else None
-    steps = list[Step]()
-    if making is Making.BAKED and machine.image and machine.image.roles != digest:
+    if making is Making.BAKED and machine.image and machine.image.roles != roles:
         making = Making.MADE  # the roles were changed since
-    if _of_no_use(machine, digest, since):
-        steps += _discard(platform, machine)
-        machine, making = Machine(name, machine.tier, 0, machine.address), None
     if not machine.exists and machine.power != "creating":
         steps.append(Step(Action.CREATE, name, node=node))
     if not machine.exists or machine.locked == "create" or machine.power == "creating":
@@ -179,4 +172,4 @@ def _remaining(
         steps += [] if machine.power == "stopping" else [Step(Action.STOP, name)]
         steps.append(_wait(Action.AWAIT_STOP, name, "it shuts down", limits.stop_s))
     steps += [] if machine.power == "converting" else [Step(Action.CONVERT, name)]
-    return chain([*steps, _wait(Action.AWAIT_CONVERT, name, "Proxmox makes it a template", limits.clone_s)])
+    return chain([*steps, _wait(Action.AWAIT_CONVERT, name, "Proxmox makes it a template", limits.clone_s)], after)

@@ -13,6 +13,7 @@ from thems_jobs.core.image import (
     fresh_since,
     image_vmids,
     is_image,
+    of_no_use,
     plan_build,
     read_image_stamp,
     write_image_stamp,
@@ -60,10 +61,12 @@ def job(platform: Platform, parameters: Parameters, clients: Clients) -> Job:
 
 def plan(platform: Platform, parameters: Parameters, facts: Facts) -> Plan:
     """Given the facts, return what remains until there is a template as asked for."""
-    since = parameters.asked_at
-    if since is None:
-        since = fresh_since(platform.tiers[parameters.tier], facts.at)
-    return plan_build(platform, parameters.tier, since, facts)
+    return plan_build(platform, parameters.tier, _since(platform, parameters, facts.at), facts)
+
+
+def _since(platform: Platform, parameters: Parameters, now: float) -> float:
+    asked_at = parameters.asked_at
+    return fresh_since(platform.tiers[parameters.tier], now) if asked_at is None else asked_at
 
 
 # Looking
@@ -76,32 +79,34 @@ def observe(platform: Platform, parameters: Parameters, clients: Clients, previo
     Raise EffectFailed if a task that this run began has failed.
     """
     if previous is None:
-        return _everything(platform, parameters.tier, clients)
+        return _everything(platform, parameters, clients)
     facts = replace(previous, at=clients.clock.now())
     names = {*look.touched, *(step.target for step in look.waits)} & set(facts.machines)
     machines = {name: _again(platform, clients, facts.machines[name]) for name in names}
     facts = replace(facts, machines={**facts.machines, **machines})
     if any(machine.image and not machine.exists for machine in machines.values()):  # gone, or a template now
-        return _everything(platform, parameters.tier, clients)
+        return _everything(platform, parameters, clients)
     return facts
 
 
-def _everything(platform: Platform, tier: str, clients: Clients) -> Facts:
-    resources, wanted = clients.proxmox.resources(), platform.tiers[tier].template
-    images = list(find_images(platform, tier, resources, clients.proxmox))
+def _everything(platform: Platform, parameters: Parameters, clients: Clients) -> Facts:
+    """Look at all there is. What cannot be finished is known by its id, what can be by the template's name."""
+    tier, now, resources = parameters.tier, clients.clock.now(), clients.proxmox.resources()
+    name, address = platform.tiers[tier].template.name, build_address(platform.tiers[tier])
+    images = find_images(platform, tier, resources, clients.proxmox)
     building = [f for f in images if f.stamp and f.stamp.tier == tier and not f.is_template]
-    address = build_address(platform.tiers[tier])
-    machines = {wanted.name: Machine(wanted.name, tier, 0, address)}
-    for number, found in enumerate(sorted(building, key=lambda found: found.row.vmid)):
-        name = f"{wanted.name}-{found.row.vmid}" if number else wanted.name
-        blank = Machine(name, tier, found.row.vmid, address, node=found.row.node)
-        machines[name] = _seen(clients, blank, found.config, found.stamp)
+    machines, since = {name: Machine(name, tier, 0, address)}, _since(platform, parameters, now)
+    for found in sorted(building, key=lambda found: found.row.vmid):
+        useless = machines[name].exists or of_no_use(found.stamp, clients.roles[tier], since)  # type: ignore[arg-type]
+        key = f"{name}-{found.row.vmid}" if useless else name
+        blank = Machine(key, tier, found.row.vmid, address, node=found.row.node)
+        machines[key] = _seen(clients, blank, found.config, found.stamp)
     if not building:
-        machines[wanted.name] = _being_created(platform, tier, clients, machines[wanted.name])
+        machines[name] = _being_created(platform, tier, clients, machines[name])
     newest = newest_template(platform, tier, resources, clients.proxmox)
     taken = not building and clients.ssh.answers(address)
     return Facts(
-        at=clients.clock.now(),
+        at=now,
         record=_record(clients),
         machines=machines,
         nodes=resources.nodes,
@@ -264,7 +269,7 @@ def _bake(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Map
     variables = {**converge_variables(platform, machine.tier), "thems_roles_digest": roles}
     _expect_done(step, clients.ansible.bake({machine.name: (machine.address, machine.host_key)}, variables))
     _stamp(clients, machine, Making.BAKED, roles=roles)
-    return {"renewed": True}
+    return {}
 
 
 def _seal(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from thems_jobs.core.image import (
     choose_image_vmid,
     fresh_since,
     is_image,
+    of_no_use,
     plan_build,
     read_image_stamp,
     write_image_stamp,
@@ -66,7 +67,7 @@ def after(facts: Facts, action: Action) -> Facts:
         Action.AWAIT_GROW: {"power": "", "disk_gib": 8},
         Action.START: {"power": "starting"},
         Action.AWAIT_BOOT: up,
-        Action.BAKE: {"image": stamp(Making.BAKED, roles=ROLE), "renewed": True},
+        Action.BAKE: {"image": stamp(Making.BAKED, roles=ROLE)},
         Action.SEAL: {"image": stamp(Making.SEALED, roles=ROLE, built_at=AT)},
         Action.STOP: {"power": "stopping"},
         Action.AWAIT_STOP: {"power": "", "running": False, "ssh_open": False},
@@ -87,6 +88,7 @@ def played(platform: Platform, facts: Facts) -> Iterator[tuple[Action, Facts]]:
         if not plan.steps:
             return
         assert not plan.steps[0].after
+        assert len({step.key for step in plan.steps}) == len(plan.steps)
         facts = after(facts, plan.steps[0].action)
         rest = [step.key for step in plan_build(platform, "web", AT - 1, facts).steps]
         assert rest == [step.key for step in plan.steps[1:]], f"after {plan.steps[0].key}"
@@ -112,14 +114,34 @@ def test_a_run_that_finds_what_a_dead_one_left_ends_with_a_template(platform: Pl
         assert (end[-1][1].templates if end else facts.templates)["web"].roles == ROLE
 
 
-def test_a_sealing_that_a_dead_run_began_is_made_anew_and_our_own_is_gone_on_with(platform: Platform) -> None:
-    left = made(Making.SEALING, running=True)
-    actions = [action for action, _ in played(platform, with_machine(left))]
-    assert actions[:5] == [
-        Action.STOP, Action.AWAIT_STOP, Action.DESTROY, Action.AWAIT_DESTROY, Action.CREATE,
+def test_what_cannot_be_finished_is_gone_before_the_next_one_takes_its_address(platform: Platform) -> None:
+    left = replace(made(Making.SEALING, running=True), name="debian-900")
+    facts = nothing(machines={**nothing().machines, left.name: left})
+    steps = {step.key: step for step in plan_build(platform, "web", AT - 1, facts).steps}
+    assert list(steps)[:5] == [
+        "stop debian-900", "await-stop debian-900", "destroy debian-900", "await-destroy debian-900", "create debian",
     ]  # fmt: skip
-    own = replace(left, renewed=True, ssh_open=True, host_key="known")
+    assert steps["create debian"].after == {"await-destroy debian-900"}
+
+
+def test_a_sealing_of_our_own_is_gone_on_with(platform: Platform) -> None:
+    own = made(Making.SEALING, running=True, ssh_open=True, host_key="known")
     assert plan_build(platform, "web", AT - 1, with_machine(own)).steps[0].action is Action.SEAL
+
+
+@pytest.mark.parametrize(
+    ("left", "useless"),
+    [
+        (stamp(Making.MADE), False),
+        (stamp(Making.BAKED, roles="old"), False),
+        (stamp(Making.SEALING, roles=ROLE), True),
+        (stamp(Making.SEALED, roles=ROLE, built_at=AT), False),
+        (stamp(Making.SEALED, roles=ROLE, built_at=AT - 99), True),
+        (stamp(Making.SEALED, roles="old", built_at=AT), True),
+    ],
+)
+def test_what_cannot_be_finished_is_known(left: ImageStamp, useless: bool) -> None:
+    assert of_no_use(left, ROLE, AT - 1) is useless
 
 
 @pytest.mark.parametrize(
@@ -131,13 +153,11 @@ def test_a_sealing_that_a_dead_run_began_is_made_anew_and_our_own_is_gone_on_wit
             Action.BAKE,
         ),
         (made(Making.SEALED, image=stamp(Making.SEALED, roles=ROLE, built_at=AT)), Action.CONVERT),
-        (made(Making.SEALED, image=stamp(Making.SEALED, roles=ROLE, built_at=AT - 99)), Action.DESTROY),
-        (made(Making.SEALED, image=stamp(Making.SEALED, roles="old", built_at=AT)), Action.DESTROY),
         (made(locked="create"), Action.AWAIT_CREATE),
     ],
-    ids=["baked", "roles-changed", "sealed", "sealed-long-ago", "sealed-with-old-roles", "being-created"],
+    ids=["baked", "roles-changed", "sealed", "being-created"],
 )
-def test_what_is_half_made_is_finished_or_made_anew(platform: Platform, machine: Machine, first: Action) -> None:
+def test_what_is_half_made_is_finished(platform: Platform, machine: Machine, first: Action) -> None:
     assert plan_build(platform, "web", AT - 1, with_machine(machine)).steps[0].action is first
 
 
