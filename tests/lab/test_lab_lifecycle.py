@@ -181,6 +181,14 @@ def test_up_killed_half_way_can_be_taken_down_at_once(layout: LabLayout, phase: 
     assert_nothing_is_left(layout, [], set(), before)
 
 
+def test_up_that_is_asked_to_stop_takes_down_what_is_half_up(layout: LabLayout) -> None:
+    before = host_state()
+    assert _kill_up_at(layout, CACHE, "network, API", signal.SIGTERM) == 143
+    assert [path.name for path in layout.directory.iterdir()] == ["lock"]
+    assert not (find_trees().unified / layout.group).exists()
+    assert host_state() == before
+
+
 @pytest.mark.slow
 def test_a_template_build_that_is_killed_leaves_neither_process_nor_mount(layout: LabLayout) -> None:
     before = host_state()
@@ -219,13 +227,14 @@ def test_a_folder_that_cannot_be_mounted_from_is_refused(tmp_path: Path) -> None
     assert "without blanks, colons, commas" in refused.stderr
 
 
-def _kill_up_at(layout: LabLayout, cache: Path, phase: str) -> None:
-    """Start `lab up` and kill it, and nothing else, when it reports that phase."""
+def _kill_up_at(layout: LabLayout, cache: Path, phase: str, number: signal.Signals = signal.SIGKILL) -> int:
+    """Start `lab up` and signal it, and nothing else, when it reports that phase; return how it ended."""
     command = lab_command("up", "--dir", layout.directory, "--cache", cache)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert any(phase in line for line in process.stderr), f"it never came to {phase!r}"
-        process.kill()
+        process.send_signal(number)
+    return process.returncode
 
 
 def _processes_naming(path: Path) -> list[str]:

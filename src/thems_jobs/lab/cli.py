@@ -21,7 +21,7 @@ from thems_jobs.lab import faults, network
 from thems_jobs.lab import visitors as shop_visitors
 from thems_jobs.lab.client import RootClient
 from thems_jobs.lab.errors import LabError
-from thems_jobs.lab.hypervisor import HOST_KEY_PATH
+from thems_jobs.lab.hypervisor import HOST_KEY_PATH, GuestError
 from thems_jobs.lab.layout import DEFAULT_DIRECTORY, LabLayout
 from thems_jobs.lab.lifecycle import Wishes, bring_up, endpoint_of, take_down
 
@@ -29,6 +29,7 @@ USAGE = 2  # exit codes as in all of thems-jobs
 REFUSED = 4
 DEGRADED = 5
 HALTED = 6
+ABORTED = 143
 
 app = typer.Typer(
     name="lab",
@@ -46,12 +47,15 @@ DirOption = Annotated[Path, typer.Option("--dir", envvar="THEMS_LAB_DIR", help="
 
 @contextmanager
 def _saying_errors(code: int) -> Iterator[None]:
-    """Turn a LabError into its sentence on stderr and the exit code."""
+    """Turn an error into its sentence on stderr and the exit code."""
     try:
         yield
-    except LabError as error:
+    except (LabError, GuestError, OSError) as error:
         print(f"thems-jobs lab: {error}", file=sys.stderr)
         raise typer.Exit(code) from None
+    except KeyboardInterrupt:
+        print("thems-jobs lab: interrupted; it is safe to run the command again", file=sys.stderr)
+        raise typer.Exit(ABORTED) from None
 
 
 def _layout(directory: Path) -> LabLayout:
@@ -88,6 +92,7 @@ def up(
     Example: thems-jobs lab up && export THEMS_PLATFORM=/var/lib/thems-lab/platform.yaml
     """
     layout = _layout(directory)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half up is taken down
     began = time.monotonic()
 
     def report(line: str) -> None:

@@ -51,6 +51,12 @@ def mount_disk(disk: Path, root: Path) -> None:
         raise GuestError(f"disk '{disk.name}' cannot be mounted: {done.stderr.strip()}")
 
 
+def unmount_disk(root: Path) -> None:
+    """Unmount what is mounted there; a mount that is still busy goes as soon as its last user does."""
+    if root.is_mount() and subprocess.run(["umount", str(root)], capture_output=True, check=False).returncode != 0:
+        subprocess.run(["umount", "--lazy", str(root)], check=True)
+
+
 def _layers(disk: Path) -> list[str]:
     """Return the absolute layers of a disk, top first, its own changes included."""
     own = [str(disk / "upper")] if (disk / "upper").is_dir() else []
@@ -68,5 +74,8 @@ def _copy_layer(layer: str, disk: Path, number: int) -> str:
         return layer
     name = f"layer-{number}"
     # cp keeps what makes a layer a layer: whiteouts (character devices) and trusted.overlay.* attributes
-    subprocess.run(["cp", "-a", "--reflink=auto", layer, str(disk / name)], check=True)
+    command = ["cp", "-a", "--reflink=auto", layer, str(disk / name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise GuestError(f"copy failed: {done.stderr.strip()}")
     return name

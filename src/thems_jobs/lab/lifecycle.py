@@ -42,7 +42,7 @@ class Wishes:
 
 def bring_up(layout: LabLayout, wishes: Wishes, report: Report) -> bool:
     """Bring the lab up. Return False when it was up already. Raise LabError, with everything removed, if it fails."""
-    _check_host(layout)
+    _check_host(layout, wishes.cache)
     layout.directory.mkdir(parents=True, exist_ok=True)
     strangers = sorted({path.name for path in layout.directory.iterdir()} - {"cache"})
     if strangers and not layout.lock.exists():
@@ -86,15 +86,16 @@ def endpoint_of(layout: LabLayout) -> str | None:
     return layout.endpoint.read_text().strip()
 
 
-def _check_host(layout: LabLayout) -> None:
-    directory = str(layout.directory)
-    if any(character in directory for character in ":,\\\n \t") or len(str(layout.control)) > SOCKET_PATH_LIMIT:
-        raise LabError(
-            f"--dir {directory}: expected a path of at most {SOCKET_PATH_LIMIT - len('/control')} characters without "
-            "blanks, colons, commas and backslashes (it becomes part of mount options and of a socket's address)"
-        )
+def _check_host(layout: LabLayout, cache: Path) -> None:
+    limit = SOCKET_PATH_LIMIT - len("/control")
+    for option, path in (("--dir", layout.directory), ("--cache", cache)):
+        if any(character in str(path) for character in ":,\\\n \t") or len(str(path)) > limit:
+            raise LabError(
+                f"{option} {path}: expected a path of at most {limit} characters without blanks, colons, commas and "
+                "backslashes (it becomes part of mount options and of a socket's address)"
+            )
     if layout.directory.is_relative_to("/run"):
-        raise LabError(f"--dir {directory}: /run does not keep files; choose another folder")
+        raise LabError(f"--dir {layout.directory}: /run does not keep files; choose another folder")
     missing = sorted({package for tool, package in TOOLS.items() if shutil.which(tool) is None})
     if missing:
         raise LabError(

@@ -198,8 +198,7 @@ class NspawnHypervisor:
         self._groups.kill(machine.leaf)
         self._groups.remove(machine.leaf)
         network.unplug(vmid)
-        if machine.root.is_mount():
-            subprocess.run(["umount", str(machine.root)], check=False)
+        disks.unmount_disk(machine.root)
         with self._lock:
             del self._machines[vmid]
         machine.off.set()

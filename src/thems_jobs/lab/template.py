@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from thems_jobs.lab.errors import LabError
@@ -79,7 +78,7 @@ def template_root(cache: Path, report: Callable[[str], None]) -> Path:
 
     The tree is never written to again: machines see it through overlays. Raise LabError when it cannot be built.
     """
-    cache.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)  # its sudo and su are nobody's business
     root = cache / f"debian-12-{recipe_digest()}"
     with (cache / "lock").open("w") as lock:  # two labs that share a cache build it once
         try:
@@ -130,10 +129,14 @@ def _run_showing_progress(command: list[str], scratch: str, report: Callable[[st
         errors="replace", env=environment,
     ) as build:  # fmt: skip
         assert build.stdout is not None  # noqa: S101 (for the type checker: PIPE was asked for)
-        for line in build.stdout:
-            tail = [*tail[-14:], line.rstrip()]
-            if line.startswith("I: ") and not line.startswith("I: automatically"):
-                report(f"template: {line[3:].strip()} ({time.monotonic() - began:.0f} s)")
+        try:
+            for line in build.stdout:
+                tail = [*tail[-14:], line.rstrip()]
+                if line.startswith("I: ") and not line.startswith("I: automatically"):
+                    report(f"template: {line[3:].strip()} ({time.monotonic() - began:.0f} s)")
+        except BaseException:
+            build.kill()  # it would run on to its end otherwise
+            raise
     if build.returncode != 0:
         raise LabError(
             f"the template could not be built: mmdebstrap ended with {build.returncode}; its last lines:\n  "
@@ -173,9 +176,3 @@ def _apt_options() -> str:
     wanted = ("Acquire::http", "Acquire::https", "Acquire::Retries", "Acquire::Check-", "Acquire::ForceIPv")
     lines = [line for line in dump.splitlines() if line.startswith(wanted)]
     return "\n".join([*lines, 'Acquire::Languages "none";', 'APT::Install-Recommends "false";', ""])
-
-
-def remove_cache(cache: Path) -> None:
-    """Remove the cache folder with every root filesystem in it; nothing happens if it does not exist."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(cache)
