@@ -226,7 +226,7 @@ def test_killed_at_any_moment_the_same_apply_finishes(balancer: BalancerLab, web
         balancer.apply(table(web, web_1=100, web_2=10, web_3=50))
         eventually(lambda: visits.answers.total() > 5, "nobody was answered", within_s=10)
         visits.failures.clear()
-        for attempt in range(24):
+        for attempt in range(12):
             wanted = lists[attempt % 2]
             killed = balancer.start_program("apply", "--expect", balancer.show()["generation"])
             assert killed.stdin
@@ -248,7 +248,7 @@ def test_killed_at_any_moment_the_same_apply_finishes(balancer: BalancerLab, web
 def test_reloads_in_the_middle_of_applies_are_followed(balancer: BalancerLab, web: dict[str, WebMachine]) -> None:
     lists = [table(web, web_1=100, web_2=10), table(web, web_2=0, web_3=100), table(web, web_1=1)]
     rng = random.Random(3)
-    for attempt in range(15):
+    for attempt in range(9):
         wanted = lists[attempt % 3]
         run = balancer.start_program("apply", "--expect", balancer.show()["generation"])
         assert run.stdin
@@ -264,7 +264,7 @@ def test_reloads_in_the_middle_of_applies_are_followed(balancer: BalancerLab, we
 
 def test_a_picture_is_whole_also_during_reloads(balancer: BalancerLab, web: dict[str, WebMachine]) -> None:
     balancer.apply(table(web, web_1=100, web_2=10))
-    for _ in range(8):
+    for _ in range(5):
         balancer.reload()
         for _ in range(3):
             shown = balancer.show()
