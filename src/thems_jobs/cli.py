@@ -329,16 +329,16 @@ def _carry_out(
 
 def _preview(job: "Job", wish: "Wish", clock: "SystemClock") -> "Outcome":
     """Given a job, show what it would do, and say how to let it."""
-    from thems_jobs import display, phrases, runner
-    from thems_jobs.core import approval
+    from thems_jobs import display, phrases, process, runner
+    from thems_jobs.core import approval, gates
     from thems_jobs.core.outcome import Exit, Outcome, machine_rows
 
     started_at = clock.now()
     plan, facts = runner.preview(job)
     refusals = (*plan.refusals, *approval.closed(plan, wish.expect_plan, facts.known_record.approved))
     lease = facts.known_record.lease
-    if lease and lease.until > facts.at:
-        plan = replace(plan, warnings=(*plan.warnings, f"A run by {lease.holder} is under way."))
+    if plan.steps and lease and lease.until > facts.at and not process.is_over(lease.token):
+        refusals = (*refusals, gates.lease(lease, facts.at))
     if refusals:
         closed = phrases.count(len(refusals), "gate is", "gates are")
         ending = (Exit.REFUSED, f"It would be refused: {closed} closed. Nothing was changed.")
@@ -451,7 +451,7 @@ def _conclude(outcome: "Outcome", wish: "Wish", plan_shown: bool = False) -> Non
     if wish.as_json:
         print(json.dumps(report.as_json(outcome), indent=2))
     else:
-        _console(sys.stdout).print(display.outcome_view(outcome, plan_shown))
+        _console(sys.stdout).print(display.outcome_view(outcome, plan_shown), crop=False)
 
 
 def _console(stream: Any) -> "Console":

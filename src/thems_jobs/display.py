@@ -122,12 +122,13 @@ def command(line: str) -> Text:
     return text
 
 
-def outcome_view(outcome: Outcome, refusals_shown: bool = False) -> RenderableType:
+def outcome_view(outcome: Outcome, plan_shown: bool = False) -> RenderableType:
     """Given an outcome, return what is worth reading, the line that matters last."""
     parts: list[RenderableType] = []
-    if outcome.refusals and not refusals_shown:
+    if outcome.refusals and not plan_shown:
         parts += [refusals_view(outcome.refusals), Text()]
-    parts += [words(warning, "yellow") for warning in outcome.warnings if warning not in outcome.message]
+    if not plan_shown:
+        parts += [words(warning, "yellow") for warning in outcome.warnings if warning not in outcome.message]
     if outcome.steps and outcome.served:
         failed = outcome.served.failed
         served = phrases.count(outcome.served.requests - failed, "request")

@@ -84,10 +84,10 @@ def _balancer_lines(platform: Platform, facts: Facts) -> list[Text]:
     lines = []
     for name, view in facts.balancers.items():
         if isinstance(view, Balancer):
-            holds = f", holds {platform.balancing.address}" if platform.balancing.address in view.holds else ""
-            counters = view.counters
-            numbers = f"{counters.requests:,} requests served since it started, {counters.failed:,} failed"
-            lines.append(words(f"{name}: {view.connections} connections now, {numbers}{holds}"))
+            holds = f"; holds {platform.balancing.address}" if platform.balancing.address in view.holds else ""
+            requests = phrases.count(view.counters.requests, "request")
+            failed = f"{view.counters.failed:,} failed"
+            lines.append(words(f"{name}: {requests} since its start, {failed}{holds}"))
         else:
             lines.append(words(f"{name}: {view.reason}", "bold red"))
     return lines

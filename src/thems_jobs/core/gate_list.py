@@ -2,43 +2,38 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from thems_jobs.core.plan import Action, Plan, Refusal
 
+# A gate is asked when the plan has a step of one of these kinds.
+_ANY = frozenset(Action)
+_TEMPLATE = frozenset({Action.CLONE})
+_MAKE = frozenset({Action.CLONE, Action.CREATE})
+_VISITORS = frozenset({Action.ADMIT, Action.AWAIT_UP, Action.WITHDRAW, Action.AWAIT_DRAIN, Action.RETIRE})
+_FLEET = _TEMPLATE | _VISITORS | {Action.AWAIT_CLONE, Action.CONVERGE, Action.CHECK, Action.SERVE, Action.RESTORE}
 
-class Asked(StrEnum):
-    """When a gate is asked."""
-
-    ALWAYS = "whenever something is to be done"
-    MAKE = "when a machine is to be made"
-    VISITORS = "when the balancers' tables are to change"
-    REMOVE = "when a machine is to leave"
-
-
-GATES: Mapping[str, tuple[str, Asked]] = {
-    "no-quorum": ("the Proxmox cluster is quorate", Asked.ALWAYS),
-    "record-unreadable": ("the platform's record can be read", Asked.ALWAYS),
-    "foreign-machine": ("nothing foreign is in our ranges", Asked.ALWAYS),
-    "node-offline": ("the nodes of the machines are online", Asked.ALWAYS),
-    "lease-held": ("no other run holds the platform", Asked.ALWAYS),
-    "no-balancer": ("a balancer answers", Asked.VISITORS),
-    "balancer-unreachable": ("every balancer answers", Asked.VISITORS),
-    "unknown-server": ("the balancers know machines of ours alone", Asked.VISITORS),
-    "vrrp-holder": ("exactly one balancer holds the address", Asked.VISITORS),
-    "database-connections": ("the PHP workers fit the database", Asked.VISITORS),
-    "node-capacity": ("the nodes have room", Asked.MAKE),
-    "template-missing": ("the template exists", Asked.MAKE),
-    "template-too-old": ("the template is fresh enough", Asked.MAKE),
-    "storage-full": ("the storage has room", Asked.MAKE),
-    "vmids-used-up": ("there are ids left", Asked.MAKE),
-    "addresses-used-up": ("there are addresses left", Asked.MAKE),
-    "above-maximum": ("claims ask for no more than the maximum", Asked.ALWAYS),
-    "below-minimum": ("never fewer than the minimum serve", Asked.REMOVE),
+# In the order in which people read them: what is wrong with all first.
+GATES: Mapping[str, tuple[str, frozenset[Action]]] = {
+    "no-quorum": ("the Proxmox cluster is quorate", _ANY),
+    "record-unreadable": ("the platform's record can be read", _ANY),
+    "lease-held": ("no other run holds the platform", _ANY),
+    "foreign-machine": ("nothing foreign is in our ranges", _FLEET),
+    "node-offline": ("the machines' nodes are online", _FLEET),
+    "above-maximum": ("claims stay within the maximum", _FLEET),
+    "below-minimum": ("the minimum always serves", frozenset({Action.WITHDRAW})),
+    "no-balancer": ("a balancer answers", _VISITORS | {Action.RESTORE}),
+    "balancer-unreachable": ("every balancer answers", _VISITORS),
+    "unknown-server": ("balancers know our machines alone", _VISITORS),
+    "vrrp-holder": ("one balancer holds the address", _VISITORS),
+    "database-connections": ("the PHP workers fit the database", _VISITORS),
+    "node-capacity": ("the nodes have room", _MAKE),
+    "storage-full": ("the storage has room", _MAKE),
+    "vmids-used-up": ("there are ids left", _MAKE),
+    "addresses-used-up": ("there are addresses left", _MAKE),
+    "template-missing": ("the template exists", _TEMPLATE),
+    "template-too-old": ("the template is fresh enough", _TEMPLATE),
+    "image-missing": ("there is an image to build from", frozenset({Action.CREATE})),
 }
-
-_VISITORS = {Action.ADMIT, Action.RESTORE, Action.WITHDRAW, Action.RETIRE}
-_REMOVE = {Action.WITHDRAW, Action.STOP, Action.DESTROY}
 
 
 @dataclass(frozen=True)
@@ -54,17 +49,11 @@ class GateState:
 def gate_states(plan: Plan, refusals: Sequence[Refusal]) -> list[GateState]:
     """Given a plan and all refusals of a run, return every gate; any other refusal stands as one of its own."""
     actions = {step.action for step in plan.steps}
-    asked = {
-        Asked.ALWAYS: bool(actions),
-        Asked.MAKE: Action.CLONE in actions,
-        Asked.VISITORS: bool(actions & _VISITORS),
-        Asked.REMOVE: bool(actions & _REMOVE),
-    }
     by_reference: dict[str, list[Refusal]] = {}
     for refusal in refusals:
         by_reference.setdefault(refusal.reference, []).append(refusal)
     states = []
-    for reference, (title, when) in GATES.items():
+    for reference, (title, asking) in GATES.items():
         mine = tuple(by_reference.pop(reference, ()))
-        states.append(GateState(reference, title, asked[when] or bool(mine), mine))
+        states.append(GateState(reference, title, bool(actions & asking) or bool(mine), mine))
     return states + [GateState(ref, ref.replace("-", " "), True, tuple(rest)) for ref, rest in by_reference.items()]
