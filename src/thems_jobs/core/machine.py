@@ -170,7 +170,7 @@ def _steps_to_empty(platform: Platform, facts: Facts, machine: Machine, seen: li
     if (machine.phase is Phase.SERVING or seen) and not leaves:
         steps.append(_together(Action.WITHDRAW, name))
     own = not balanced(platform, machine.tier) and machine.phase in (Phase.SERVING, Phase.DRAINING)
-    visited = bool(seen) or (own and machine.running and machine.ssh_open)
+    visited = bool(seen) or (own and machine.running and machine.ssh_open and machine.power != "stopping")
     if visited and (steps or not drained(facts, name)):
         steps.append(_wait(platform, Action.AWAIT_DRAIN, name))
     return steps

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 
 class Action(StrEnum):
@@ -70,7 +71,7 @@ class Step:
     batch: str = ""  # heads of one batch are performed together, in one call
     note: str = ""
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"{self.action} {self.target}"
 

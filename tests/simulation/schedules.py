@@ -1,0 +1,390 @@
+"""One schedule: a platform, what is asked of it, and all that goes wrong on the way, from one seed."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from clock import VirtualClock
+from session import (
+    AnsibleOfRun,
+    BalancersOfRun,
+    Faults,
+    Killed,
+    ProxmoxOfRun,
+    Session,
+    SshOfRun,
+    WebOfRun,
+)
+from world import Odds, Vm, World
+
+from thems_jobs.core.capacity import targets
+from thems_jobs.core.facts import Facts, Phase, Stamp
+from thems_jobs.core.identity import address_of, machine_name, read_stamp, tags_of, tier_of, write_stamp
+from thems_jobs.core.job import Job
+from thems_jobs.core.outcome import Exit, Outcome
+from thems_jobs.core.platform import (
+    Balancing,
+    Health,
+    Network,
+    Platform,
+    Proxmox,
+    Ssh,
+    Template,
+    Tier,
+    Timeouts,
+    vmids_of,
+)
+from thems_jobs.core.record import Claim, Record, read, write
+from thems_jobs.errors import ThemsError
+from thems_jobs.jobs import provision, scale
+from thems_jobs.jobs.observe import Clients
+from thems_jobs.runner import Options, run
+
+ROLES = {"web": "role-of-web", "lb": "role-of-lb"}
+TIMEOUTS = Timeouts(clone_s=120, boot_s=60, converge_s=300, up_s=30, drain_s=60, stop_s=60, destroy_s=60, patience_s=30)
+CLEAN_RUNS = 5  # after the last fault the same command must have converged within so many runs
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+def make_platform(chance: random.Random) -> Platform:
+    minimum = chance.randint(1, 2)
+    baseline = minimum + chance.randint(0, 1)
+    template = Template("debian", 900, "shared")
+    web = Tier("web", template, minimum, baseline, baseline + 3, 2, 1024, 8, "1100-1119",
+               Network("vmbr0", "10.77.1.11-10.77.1.20", 16), Health(80), php_workers=4)  # fmt: skip
+    lb = Tier("balancer", template, 1, 2, 2, 1, 512, 4, "1200-1209",
+              Network("vmbr0", "10.77.2.11-10.77.2.16", 16), Health(8080))  # fmt: skip
+    nodes = tuple(f"pve{n + 1}" for n in range(chance.randint(1, 3)))
+    proxmox = Proxmox(("https://10.77.0.1:8006",), "thems@pve!jobs", "token", "shop", 1000, nodes, None,
+                      chance.randint(1, 4))  # fmt: skip
+    balancing = Balancing("10.77.0.10", 51, "lb", "web")
+    return Platform("shop", proxmox, Ssh("thems", "key"), balancing, {"web": web, "lb": lb}, timeouts=TIMEOUTS)
+
+
+@dataclass
+class Monitor:
+    """What must hold after every change of the world."""
+
+    world: World
+    least: int = 0
+    foreign: dict[int, tuple[object, ...]] = field(default_factory=dict)
+
+    def expect_less(self) -> None:
+        """Something outside took machines away: from now on so many are the most that can be kept."""
+        self.least = min(self.least, self.serving())
+
+    def serving(self) -> int:
+        holder = self.world.current_holder()
+        return len(self.world.served_by(holder)) if holder else 0
+
+    def check(self) -> None:
+        serving = self.serving()
+        if serving < self.least:
+            raise Broken(f"{serving} machines serve, {self.least} must")
+        self.least = max(self.least, min(serving, self.world.platform.tiers["web"].minimum))
+        for vmid, vm in self.world.vms.items():
+            if vm.pool == "other" and vmid not in self.foreign:
+                self.foreign[vmid] = vm.state()
+        for vmid, state in self.foreign.items():
+            there = self.world.vms.get(vmid)
+            if there is None or there.state() != state:
+                raise Broken(f"VM {vmid} is somebody else's and was touched")
+        for what in ("address", "name"):
+            seen: dict[object, int] = {}
+            for vm in self.world.vms.values():
+                value = getattr(vm, what)
+                if vm.pool != "other" and not vm.template and value:
+                    if value in seen:
+                        raise Broken(f"VMs {seen[value]} and {vm.vmid} have the same {what} {value}")
+                    seen[value] = vm.vmid
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What somebody asks for: the words of the command, and the job for it."""
+
+    command: str
+    job: Callable[[Platform, Clients], Job]
+    tiers: tuple[str, ...]
+    gone: tuple[str, ...] = ()
+
+
+def scale_wish(platform: Platform, parameters: scale.Parameters) -> Wish:
+    return Wish(
+        f"scale {parameters.tiers or ''}", lambda _, clients: scale.job(platform, parameters, clients), ("web",)
+    )
+
+
+def provision_wish(platform: Platform, *replaced: str) -> Wish:
+    parameters = provision.Parameters(replace=replaced)
+    tiers = tuple(sorted({tier_of(platform, name) or "" for name in replaced})) or ("lb", "web")
+    command = "provision " + " ".join(f"--replace {name}" for name in replaced)
+    return Wish(command, lambda _, clients: provision.job(platform, parameters, clients), tiers, replaced)
+
+
+@dataclass
+class Schedule:
+    """A world and the runs on it."""
+
+    platform: Platform
+    chance: random.Random
+    trace: Callable[[str], None] = lambda _line: None
+    late: list[Callable[[], object]] = field(default_factory=list)
+    dead_tokens: set[str] = field(default_factory=set)
+    runs: int = 0
+
+    def __post_init__(self) -> None:
+        self.clock = VirtualClock(self.chance)
+        self.world = World(self.platform, self.clock, self.chance)
+        self.monitor = Monitor(self.world)
+
+    # The world at the beginning
+
+    def furnish(self, web: int, balancers: int, claims: tuple[Claim, ...] = ()) -> None:
+        """Make template, record and machines that serve, as earlier runs would have left them."""
+        nodes, pool, long_ago = self.platform.proxmox.nodes, self.platform.proxmox.pool, self.clock.now() - 86400
+        self.world.vms[900] = Vm(900, "debian", nodes[0], pool, template=True, created_at=long_ago)
+        text = write(Record(claims=claims), self.platform.name)
+        self.world.vms[1000] = Vm(1000, "shop-record", nodes[0], pool, text, created_at=long_ago)
+        for tier, count in (("web", web), ("lb", balancers)):
+            for number in range(1, count + 1):
+                self._furnish_machine(tier, number, nodes[number % len(nodes)], long_ago)
+        table = {vm.name: (f"{vm.address}:80", 100) for vm in self.ours() if tier_of(self.platform, vm.name) == "web"}
+        for vm in self.ours():
+            if tier_of(self.platform, vm.name) == "lb":
+                vm.table = dict(table)
+        self.world.check = self.monitor.check
+        self.monitor.check()
+
+    def _furnish_machine(self, tier: str, number: int, node: str, at: float) -> None:
+        name, vmid = machine_name(self.platform, tier, number), vmids_of(self.platform.tiers[tier]).start + number - 1
+        vm = Vm(vmid, name, node, self.platform.proxmox.pool, created_at=at, changed_at=at, protection=True)
+        stamp = Stamp(self.platform.name, name, vmid, tier, Phase.SERVING, "", ROLES[tier], at, vm.key)
+        vm.description, vm.tags = write_stamp(stamp), tags_of(stamp)
+        vm.options = {"ipconfig0": f"ip={address_of(self.platform, name)}/16", "cores": "1", "memory": "1024"}
+        vm.running, vm.ready_at, vm.converged = True, at, self.platform.tiers[tier].role
+        self.world.vms[vmid] = vm
+
+    def ours(self) -> list[Vm]:
+        return [vm for vm in self.world.vms.values()
+                if vm.pool == self.platform.proxmox.pool and not vm.template and vm.vmid != 1000]  # fmt: skip
+
+    # Running
+
+    def run(
+        self, wish: Wish, faults: Faults | None = None, meanwhile: Callable[[], None] | None = None
+    ) -> Outcome | None:
+        """Run a command once; return how it ended, or None if it was killed."""
+        self.runs += 1
+        token = f"run-{self.runs}"
+        session = Session(self.world, self.chance, faults or Faults(), meanwhile or (lambda: None), self.late)
+        clients = Clients(
+            proxmox=cast(Any, ProxmoxOfRun(session)), ssh=cast(Any, SshOfRun(session)),
+            balancers=cast(Any, BalancersOfRun(session)), ansible=cast(Any, AnsibleOfRun(session)),
+            web=cast(Any, WebOfRun(session)), clock=self.clock, roles=ROLES,
+        )  # fmt: skip
+        options = Options(
+            wish.command, token, lambda _plan, _facts: True, token, is_over=lambda other: other in self.dead_tokens
+        )
+        self.trace(f"{self.clock.now():.1f} {token}: {wish.command} {faults or 'without faults'}")
+        try:
+            outcome = run(wish.job(self.platform, clients), self.clock, options, lambda step: self._note(token, step))
+        except Killed:
+            self.trace(f"{self.clock.now():.1f} {token}: killed in call {session.calls}")
+            return None
+        self.trace(f"{self.clock.now():.1f} {token}: {outcome.exit.name} {outcome.message} ({session.calls} calls)")
+        self._judge(outcome)
+        return outcome
+
+    def _note(self, token: str, step: Any) -> None:
+        self.trace(f"{self.clock.now():.1f} {token}: {step.outcome} {step.key} {step.detail}")
+
+    def _judge(self, outcome: Outcome) -> None:
+        """Every ending says what it must."""
+        if outcome.exit in (Exit.CRASHED, Exit.USAGE):
+            raise Broken(f"{outcome.exit.name}: {outcome.message}")
+        if outcome.exit in (Exit.REFUSED, Exit.HALTED):
+            if not outcome.refusals and "not what was approved" not in outcome.message:
+                raise Broken(f"{outcome.exit.name} without a reason: {outcome.message}")
+            if not outcome.next:
+                raise Broken(f"{outcome.exit.name} without a next command: {outcome.message}")
+        changed = [step for step in outcome.steps if step.action != "claim" and not step.action.startswith("await")]
+        if outcome.exit is Exit.REFUSED and [step for step in changed if step.outcome == "ok"]:
+            raise Broken(f"refused after a change: {outcome.message}")
+
+    def land_late_effects(self) -> None:
+        """Requests of a run that was killed may still be carried out, a little later."""
+        for effect in self.late:
+            self.clock.later(self.chance.uniform(0, 20), lambda effect=effect: _carry_out(effect))  # type: ignore[misc]
+        self.late.clear()
+
+    # The end
+
+    def assert_converged(self, wish: Wish) -> None:
+        """The platform is as it was asked to be: no more, no less, nothing left over."""
+        record = read(self.world.vms[1000].description)
+        if record.intents or record.lease:
+            raise Broken(f"left over in the record: {record.intents} {record.lease}")
+        facts = Facts(self.clock.now(), record)
+        wanted = targets(self.platform, facts)
+        for tier in wish.tiers:
+            machines = [vm for vm in self.ours() if tier_of(self.platform, vm.name) == tier]
+            if len(machines) != wanted[tier]:
+                raise Broken(f"{len(machines)} machines of tier {tier}, {wanted[tier]} are wanted")
+            for vm in machines:
+                stamp = read_stamp(vm.description)
+                if stamp is None or stamp.phase is not Phase.SERVING or not vm.protection or not self.world.up(vm):
+                    raise Broken(f"{vm.name} does not serve: {vm}")
+                if vm.name in wish.gone:
+                    raise Broken(f"{vm.name} was to be replaced")
+        serving = {vm.name: (f"{vm.address}:80", 100) for vm in self.ours() if tier_of(self.platform, vm.name) == "web"}
+        for vm in self.ours():
+            if tier_of(self.platform, vm.name) == "lb" and vm.table != serving:
+                raise Broken(f"the table of {vm.name} is {vm.table}, expected {serving}")
+
+    def obstacle(self) -> str:
+        """Return what stands in the way of every further run, if anything does."""
+        for vm in self.world.vms.values():
+            if vm.pool == "other" and (vm.vmid in range(1100, 1220) or tier_of(self.platform, vm.name)):
+                return f"VM {vm.vmid} of somebody else in our range"
+            if vm.running and vm.ready_at == float("inf"):
+                return f"{vm.name} never boots"
+            if any(end == float("inf") for end in vm.leaves.values()):
+                return f"{vm.name} has visitors that never leave"
+        return f"{', '.join(self.world.offline)} offline" if self.world.offline else ""
+
+
+def _carry_out(effect: Callable[[], object]) -> None:
+    try:
+        effect()
+    except ThemsError:
+        return
+
+
+# From a seed
+
+
+def schedule_of(seed: int, trace: Callable[[str], None] = lambda _line: None) -> Schedule:
+    """Given a seed, play a schedule to its end. Raise Broken where an invariant does not hold."""
+    chance = random.Random(seed)
+    schedule = Schedule(make_platform(chance), chance, trace)
+    wish = _begin(schedule)
+    if chance.random() < 0.15:
+        _add_stranger(schedule)
+    if chance.random() < 0.15:
+        _break_something(schedule)
+    outcome = _faulty_runs(schedule, wish)
+    schedule.world.odds = Odds()
+    for _ in range(CLEAN_RUNS):
+        if outcome is not None and (outcome.exit is Exit.OK or (outcome.exit is Exit.REFUSED and schedule.obstacle())):
+            break
+        schedule.clock.pass_by(TIMEOUTS.lease_s + 1)
+        outcome = schedule.run(wish)
+    if outcome is None or outcome.exit is not Exit.OK:
+        if not schedule.obstacle():
+            raise Broken(f"not converged after {CLEAN_RUNS} runs without faults: {outcome and outcome.message}")
+        return schedule
+    schedule.clock.pass_by(120)  # what a dead or halted run had begun has ended by then
+    outcome = schedule.run(wish)
+    if outcome is None or outcome.exit is not Exit.OK:
+        if schedule.obstacle():
+            return schedule
+        raise Broken(f"converged, but the next run ends otherwise: {outcome and outcome.message}")
+    schedule.assert_converged(wish)
+    return schedule
+
+
+def _begin(schedule: Schedule) -> Wish:
+    """Choose what there is and what is asked for."""
+    chance, platform = schedule.chance, schedule.platform
+    tier, now = platform.tiers["web"], schedule.clock.now()
+    kind = chance.choice(("provision", "up", "up", "down", "down", "replace", "replace-balancer"))
+    if kind == "provision":
+        schedule.furnish(0, 0)
+        return provision_wish(platform)
+    if kind == "up":
+        schedule.furnish(tier.baseline, 2)
+        count = chance.randint(tier.baseline, tier.maximum)
+        return scale_wish(platform, scale.Parameters({"web": count}, now + 10**6, "show", by="anna"))
+    if kind == "down":
+        count = chance.randint(tier.baseline, tier.maximum)
+        schedule.furnish(count, 2, (Claim("show", {"web": count}, now - 1, "anna"),))
+        return scale_wish(platform, scale.Parameters())
+    schedule.furnish(tier.baseline, 2)
+    if kind == "replace":
+        return provision_wish(platform, f"shop-web-{chance.randint(1, tier.baseline)}")
+    return provision_wish(platform, f"shop-lb-{chance.randint(1, 2)}")
+
+
+def _add_stranger(schedule: Schedule) -> None:
+    chance, node = schedule.chance, schedule.platform.proxmox.nodes[0]
+    vmid, name, tags = chance.choice(
+        ((1110, "postgres", ()), (5000, "shop-web-4", ()), (5001, "postgres", ("thems", "tier-web")))
+    )
+    schedule.world.vms[vmid] = Vm(vmid, name, node, "other", tags=tags, running=True)
+    schedule.monitor.check()
+
+
+def _break_something(schedule: Schedule) -> None:
+    """Something fails at a random moment, by itself: a machine dies, or a node with all that is on it."""
+    chance, world = schedule.chance, schedule.world
+
+    def die() -> None:
+        victims = [vm for vm in schedule.ours() if vm.running]
+        if not victims:
+            return
+        schedule.monitor.least = 0
+        victim = chance.choice(victims)
+        if chance.random() < 0.7 or len(schedule.platform.proxmox.nodes) < 3:
+            victim.running, victim.ready_at, victim.changed_at = False, float("inf"), world.now()
+        else:
+            world.offline.add(victim.node)
+            schedule.clock.later(chance.uniform(60, 2000), lambda: world.offline.discard(victim.node))
+        schedule.trace(f"{world.now():.1f} {victim.name} dies, offline: {world.offline}")
+
+    schedule.clock.later(chance.uniform(0, 200), die)
+
+
+def _faulty_runs(schedule: Schedule, wish: Wish) -> Outcome | None:
+    """Run some times while things go wrong; return how the last one ended."""
+    chance, outcome = schedule.chance, None
+    rough = chance.choice((0.0, 0.01, 0.05))
+    schedule.world.odds = _odds(chance)
+    for _ in range(chance.randint(1, 4)):
+        faults = Faults(
+            read_fails=rough * chance.random() / 4, refused=rough, lost=rough, failed=rough * chance.random() / 4,
+            playbook_fails=rough, kill_at=int(2 ** chance.uniform(0, 9)) if chance.random() < 0.6 else 0,
+            kill_how=chance.choice(("before", "after", "late")),
+            stall_at=int(2 ** chance.uniform(0, 9)) if chance.random() < 0.15 else 0,
+        )  # fmt: skip
+        outcome = schedule.run(wish, faults, lambda: _stall(schedule, wish))
+        if outcome is None:
+            schedule.land_late_effects()
+            if chance.random() < 0.5:
+                schedule.dead_tokens.add(f"run-{schedule.runs}")
+            else:
+                schedule.clock.pass_by(chance.choice((1.0, TIMEOUTS.lease_s + 1)))
+        elif outcome.exit is Exit.OK:
+            break
+    return outcome
+
+
+def _odds(chance: random.Random) -> Odds:
+    """Half of the clusters are well; the others have one or two weak spots."""
+    odds = Odds()
+    if chance.random() < 0.5:
+        return odds
+    spots = ("clone_fails", "id_race", "start_fails", "stop_fails", "never_boots", "destroy_fails", "never_drains")
+    return replace(odds, **{spot: chance.uniform(0, 0.3) for spot in chance.sample(spots, chance.randint(1, 2))})
+
+
+def _stall(schedule: Schedule, wish: Wish) -> None:
+    """The run is stopped for longer than its lease; meanwhile somebody else does the same."""
+    schedule.trace(f"{schedule.clock.now():.1f} the run is stalled")
+    schedule.clock.pass_by(TIMEOUTS.lease_s + schedule.chance.uniform(1, 60))
+    schedule.run(wish)
+    schedule.trace(f"{schedule.clock.now():.1f} the stalled run goes on")

@@ -1,0 +1,258 @@
+"""What one run sees of the world, and what can happen to it on the way there."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from world import Cluster, Machines, World
+
+from thems_jobs.clients.proxmox import Resources, Task, VmConfig
+from thems_jobs.core.facts import Balancer, TemplateImage, Unknown
+from thems_jobs.core.record import Record
+from thems_jobs.errors import EffectFailed, Transient, Unreachable
+
+T = TypeVar("T")
+RECORD_ATTEMPTS = 5
+
+
+class Killed(BaseException):
+    """The process is gone: nothing of it may catch this and go on."""
+
+
+@dataclass
+class Faults:
+    """How likely it is that a call goes wrong, and where the run is killed (by number of the call, from 1)."""
+
+    read_fails: float = 0.0
+    refused: float = 0.0  # a write that passes later: a lock
+    lost: float = 0.0  # a write that was done, and its answer lost
+    failed: float = 0.0  # a write that fails for good
+    playbook_fails: float = 0.0
+    kill_at: int = 0
+    kill_how: str = "before"  # before, after, or late: the effect comes when the next run is at work
+    stall_at: int = 0  # the run is stopped here, for longer than its lease
+
+
+@dataclass
+class Session:
+    """The way of one run to the world. Every call has a number."""
+
+    world: World
+    chance: random.Random
+    faults: Faults = field(default_factory=Faults)
+    meanwhile: Callable[[], None] = lambda: None  # what happens while the run is stalled
+    late: list[Callable[[], object]] = field(default_factory=list)
+    calls: int = 0
+    dead: bool = False
+
+    def read(self, effect: Callable[[], T]) -> T:
+        self._count(None)
+        if self._luck(self.faults.read_fails):
+            raise Unreachable("Proxmox API", "no endpoint answers.", "Check the endpoints.")
+        return effect()
+
+    def write(self, effect: Callable[[], T]) -> T:
+        self._count(effect)
+        if self._luck(self.faults.refused):
+            raise Transient("Proxmox API", "can't lock file: got timeout.")
+        if self._luck(self.faults.failed):
+            raise EffectFailed("Proxmox API", "something went wrong for good.")
+        done = effect()
+        if self.dead:
+            raise Killed
+        if self._luck(self.faults.lost):
+            raise Transient("Proxmox API", "no answer in time. It may have been carried out all the same.")
+        return done
+
+    def _luck(self, odds: float) -> bool:
+        return odds > 0 and self.chance.random() < odds
+
+    def _count(self, effect: Callable[[], object] | None) -> None:
+        if self.dead:
+            raise Killed
+        self.calls += 1
+        if self.calls == self.faults.stall_at:
+            self.meanwhile()
+        if self.calls == self.faults.kill_at:
+            self.dead = True
+            if self.faults.kill_how == "late" and effect:
+                self.late.append(effect)
+            if self.faults.kill_how != "after" or effect is None:
+                raise Killed
+
+
+class ProxmoxOfRun:
+    """`clients.proxmox.Proxmox` as far as our jobs use it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._cluster = session, Cluster(session.world)
+
+    def quorate(self) -> bool:
+        return self._session.read(self._cluster.quorate)
+
+    def resources(self) -> Resources:
+        return self._session.read(self._cluster.resources)
+
+    def config(self, node: str, vmid: int) -> VmConfig | None:
+        return self._session.read(lambda: self._cluster.config(node, vmid))
+
+    def running(self, node: str, vmid: int) -> bool:
+        return self._session.read(lambda: self._cluster.running(node, vmid))
+
+    def agent_read(self, node: str, vmid: int, path: str) -> str | None:
+        return self._session.read(lambda: self._cluster.agent_read(node, vmid, path))
+
+    def tasks(self) -> tuple[Task, ...]:
+        return self._session.read(self._cluster.tasks)
+
+    def task(self, upid: str) -> Task:
+        return self._session.read(lambda: self._cluster.task(upid))
+
+    def clone(self, template: TemplateImage, **wanted: Any) -> str:
+        return self._session.write(lambda: self._cluster.clone(template, **wanted))
+
+    def configure(
+        self, node: str, vmid: int, digest: str, options: Mapping[str, str | int], delete: Sequence[str] = ()
+    ) -> None:
+        self._session.write(lambda: self._cluster.configure(node, vmid, digest, options, delete))
+
+    def start(self, node: str, vmid: int) -> str:
+        return self._session.write(lambda: self._cluster.start(node, vmid))
+
+    def shutdown(self, node: str, vmid: int, timeout_s: float) -> str:
+        return self._session.write(lambda: self._cluster.shutdown(node, vmid, timeout_s))
+
+    def destroy(self, node: str, vmid: int) -> str:
+        return self._session.write(lambda: self._cluster.destroy(node, vmid))
+
+    def read_record(self) -> tuple[Record, str]:
+        return self._session.read(self._cluster.read_record)
+
+    def change_record(self, change: Callable[[Record], Record]) -> Record:
+        for attempt in range(1, RECORD_ATTEMPTS + 1):
+            try:
+                old, digest = self._session.read(self._cluster.read_record)
+                new = change(old)
+                self._session.write(lambda new=new, digest=digest: self._cluster.write_record(new, digest))  # type: ignore[misc]
+            except Transient:
+                if attempt == RECORD_ATTEMPTS:
+                    raise
+                continue
+            return new
+        raise AssertionError
+
+
+class SshOfRun:
+    """`clients.ssh.Ssh` as far as our jobs use it."""
+
+    public_key = "ssh-ed25519 AAAA operators"
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._machines = session, Machines(session.world)
+        self.known: dict[str, str] = {}
+
+    def answers(self, address: str) -> bool:
+        return self._session.read(lambda: self._machines.answers(address)) if not self._session.dead else False
+
+    def know(self, keys: Mapping[str, str]) -> None:
+        self.known.update(keys)
+
+
+class BalancersOfRun:
+    """`clients.balancer.Balancers` as far as our jobs use it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._machines = session, Machines(session.world)
+
+    def show(self, hosts: Mapping[str, str]) -> dict[str, Balancer | Unknown]:
+        views: dict[str, Balancer | Unknown] = {}
+        for name, address in hosts.items():
+            try:
+                views[name] = self._one(name, address)
+            except (Unreachable, EffectFailed) as error:
+                views[name] = Unknown(error.detail)
+        return views
+
+    def _one(self, name: str, address: str) -> Balancer:
+        return self._session.read(lambda: self._machines.show(name, address))
+
+    def change(
+        self,
+        hosts: Mapping[str, str],
+        wanted: Mapping[str, tuple[str, int | None]],
+        least_serving: int = 0,
+        generations: Mapping[str, str] | None = None,
+    ) -> None:
+        views = {name: self._one(name, address) for name, address in hosts.items()}
+        for name, view in views.items():
+            if generations and generations.get(name, view.generation) != view.generation:
+                raise Transient(name, "its list of servers was changed by somebody else meanwhile.")
+            serving = {key for key, server in view.servers.items() if server.up and server.weight > 0}
+            taken = {key for key in serving if key in wanted and not wanted[key][1]}
+            if taken and len(serving - taken) < least_serving:
+                raise Transient(name, f"only {len(serving - taken)} servers would go on serving there.")
+        errors = []
+        for name, address in hosts.items():
+            generation = views[name].generation
+            try:
+                self._session.write(
+                    lambda n=name, a=address, g=generation: self._machines.apply(n, a, g, wanted)  # type: ignore[misc]
+                )
+            except (Transient, Unreachable, EffectFailed) as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def hand_over(self, name: str, address: str) -> None:
+        self._session.write(lambda: self._machines.hand_over(name, address))
+
+
+class AnsibleOfRun:
+    """`clients.ansible.Ansible` as far as our jobs use it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._machines = session, Machines(session.world)
+
+    def converge(self, hosts: Mapping[str, tuple[str, str]], variables: Mapping[str, Any]) -> dict[str, str]:
+        errors = {}
+        for name, (address, key) in hosts.items():
+            if self._session.chance.random() < self._session.faults.playbook_fails:
+                errors[name] = "a task failed"
+                continue
+            try:
+                role = variables["thems_role"]
+                error = self._session.write(
+                    lambda n=name, a=address, k=key: self._machines.play(n, a, k, role)  # type: ignore[misc]
+                )
+            except (Transient, EffectFailed) as lost:
+                error = str(lost)
+            if error:
+                errors[name] = error
+        return errors
+
+    def cancel(self) -> None:
+        """Nothing takes long here."""
+
+
+class WebOfRun:
+    """`clients.web_check.WebCheck` as far as our jobs use it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._machines = session, Machines(session.world)
+
+    def check(self, name: str, address: str, port: int, path: str, status: int = 200) -> float:
+        del port, path, status
+        self._read(name, address)
+        return 0.01
+
+    def warm(self, name: str, address: str, port: int, path: str = "/") -> tuple[float, ...]:
+        del port, path
+        self._read(name, address)
+        return (0.01,)
+
+    def _read(self, name: str, address: str) -> None:
+        try:
+            self._session.read(lambda: self._machines.get(name, address))
+        except Unreachable as error:
+            raise Transient(name, error.detail) from error
