@@ -14,6 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thems_jobs.errors import ThemsError, UsageError
+from thems_jobs.options import (
+    AsJson,
+    DetailedExit,
+    ExpectPlan,
+    Parameters,
+    PlanOnly,
+    PlatformFile,
+    ReportDir,
+    StartedBy,
+    Yes,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,49 +80,6 @@ app = typer.Typer(
 )
 template = typer.Typer(help="What a tier's machines are cloned from.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(template, name="template")
-
-
-def _take_parameters(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Given a file of parameters, let it stand in for options that are not on the command line."""
-    if path is None or ctx.resilient_parsing:
-        return path
-    from thems_jobs.parameters import read_parameters
-
-    known = {}
-    for parameter in ctx.command.params:
-        if parameter.name and parameter.name not in ("parameters", "help"):
-            long = [option.removeprefix("--") for option in parameter.opts if option.startswith("--")]
-            known[(long or [parameter.name])[0]] = parameter.name
-    ctx.default_map = read_parameters(path, known)
-    return path
-
-
-PlatformFile = Annotated[
-    Path | None,
-    typer.Option("--platform", envvar="THEMS_PLATFORM", metavar="FILE", help="The platform file.", show_default=False),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-PlanOnly = Annotated[bool, typer.Option("--plan", help="Show what would be done; change nothing.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
-ExpectPlan = Annotated[
-    str, typer.Option(metavar="DIGEST", help="Do it if it is this plan, or what remains of it.", show_default=False)
-]
-DetailedExit = Annotated[bool, typer.Option("--detailed-exitcode", help="With --plan: exit 3 if there is work.")]
-ReportDir = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Write report.json, gates.xml and report.html there.", show_default=False),
-]
-StartedBy = Annotated[
-    str,
-    typer.Option(metavar="WHO", help="Who asks for it. [default: you, as far as this host knows]", show_default=False),
-]
-Parameters = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="JSON file with options by their long names; the command line wins.",
-        is_eager=True, callback=_take_parameters, show_default=False,
-    ),
-]  # fmt: skip
 
 
 @app.command(epilog="Example: thems-jobs provision web --replace shop-web-2 --plan")
