@@ -12,7 +12,7 @@ help: ## this list
 demo: packages venv ## watch a shop platform being scaled for an event, on real machines (root, 8 min, 2 min again)
 	@resources/demo.sh
 
-test: packages venv-dev check test-fast test-clients test-simulation test-lab ## everything, as CI runs it (root for the lab part)
+test: venv-dev check test-fast test-clients test-simulation test-lab ## everything, as CI runs it (root for the lab part)
 	@echo "make test: all parts passed."
 
 check: venv-dev ## lint and types: ruff, mypy strict, ansible-lint, shellcheck
@@ -35,22 +35,25 @@ test-lab: venv-dev ## real machines (root)
 	@if [ "$$(id -u)" = 0 ]; then $(PYTEST) -q tests/lab; \
 	else echo "NOT RUN: tests/lab makes real machines and needs root; run: sudo make test-lab"; fi
 
-test-kill: packages venv-dev ## kill a run at every step boundary on lab machines, and run it again (root, long)
+test-kill: venv-dev ## kill a run at every step boundary on lab machines, and run it again (root, long)
 	THEMS_KILL_ALL=1 $(PYTEST) -q tests/lab/test_kill.py --timeout 7200
 
 simulate: venv-dev ## any number of simulated schedules: make simulate SEEDS=100000
 	THEMS_SEEDS=$(SEEDS) $(PYTEST) -q -s tests/simulation/test_schedules.py --timeout 86400
 
-bench: packages venv-dev ## benchmarks, printed as ratios (root for the lab part)
+bench: venv-dev ## benchmarks, printed as ratios (root for the lab part)
 	$(PYTEST) -q -s tests/bench --timeout 3600
 
-packages: ## the Debian packages that the lab and the tests need (root)
-	@sh resources/bootstrap/debian-packages.sh
+packages: ## the Debian packages that the lab needs (root)
+	@sh resources/bootstrap/debian-packages.sh python3-venv
+
+packages-dev: ## ... and those that the tests need (root)
+	@sh resources/bootstrap/debian-packages.sh python3-venv chromium fonts-dejavu-core shellcheck haproxy socat curl
 
 venv: packages
 	@sh resources/bootstrap/venv.sh --no-dev
 
-venv-dev: packages
+venv-dev: packages-dev
 	@sh resources/bootstrap/venv.sh
 
 package: venv-dev ## the wheel, with all resources
@@ -60,4 +63,4 @@ clean: ## take the lab down and remove what was made here
 	-.venv/bin/thems-jobs lab down --purge
 	rm -rf .venv .cache .reports dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo test check test-fast test-clients test-simulation test-lab test-kill simulate bench packages venv venv-dev package clean
+.PHONY: help demo test check test-fast test-clients test-simulation test-lab test-kill simulate bench packages packages-dev venv venv-dev package clean
