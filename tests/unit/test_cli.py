@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -301,3 +303,48 @@ def test_only_root_may_enter_a_network(tmp_path: Path) -> None:
         env={"PYTHONPATH": str(copy.parent), "PATH": os.environ["PATH"]},
     )  # fmt: skip
     assert "run it as root (sudo)" in answer.stdout, answer.stderr
+
+
+TERMINAL_RUN = """
+import sys
+from pathlib import Path
+from model_world import ModelWorld
+from thems_jobs import cli
+from thems_jobs.clock import SystemClock
+from thems_jobs.jobs import provision
+from thems_jobs.platform_file import read_platform
+from thems_jobs.wish import Wish
+world = ModelWorld(read_platform(Path(sys.argv[1]), {}), provision.Parameters(), step_s=0.05)
+wish = Wish(("provision",), False, False, "", False, False, None, "test@here")
+sys.exit(int(cli._run(world.job(), wish, SystemClock(), False).exit))
+"""
+
+
+@pytest.mark.parametrize(("answer", "code"), [("yes\n", 0), ("no\n", 4), ("\x04", 4)])
+def test_at_a_terminal_the_plan_is_shown_and_asked_for(platform_file: Path, answer: str, code: int) -> None:
+    """At a real pseudo-terminal: the question comes after the plan, and the board ends in its last state."""
+    controller, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (40, 80))
+    environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(Path(__file__).parents[1]), "COLUMNS": "80"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", TERMINAL_RUN, str(platform_file)],
+        stdin=terminal, stdout=terminal, stderr=terminal, env=environment, start_new_session=True,
+    )  # fmt: skip
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # the other end is closed when the run has ended
+        while chunk := os.read(controller, 4096):
+            shown += chunk
+            if b"Type yes:" in shown and answer:
+                os.write(controller, answer.encode())
+                answer = ""
+    os.close(controller)
+    assert process.wait() == code, shown.decode()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert text.index("shop-web-1") < text.index("Plan ") < text.index("Do this? Type yes:")
+    if code == 0:
+        assert "✓ serves" in text
+        assert text.strip().splitlines()[-1].startswith("Done:")
+    else:
+        assert "--expect-plan" in text
+        assert text.strip().splitlines()[-1].startswith("Not approved")
