@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from real_lab import BASE_VMID, CACHE, Lab, NewMachine, connect, run_lab
+from shop import Shop
 
 from thems_jobs.lab.layout import LabLayout
 
@@ -47,3 +49,30 @@ def new_machine(lab: Lab) -> Iterator[NewMachine]:
     yield made
     for machine in reversed(made.machines):
         lab.remove(machine)
+
+
+@pytest.fixture(scope="session")
+def provisioned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """The lab's platform, provisioned once. THEMS_TEST_LAB names the folder of one that is up already."""
+    folder = tmp_path_factory.mktemp("shop")
+    if up := os.environ.get("THEMS_TEST_LAB"):
+        layout = LabLayout(Path(up))
+        return Shop(layout, connect(layout), folder)
+    lab: Lab = request.getfixturevalue("lab")
+    shop = Shop(lab.layout, lab.client, folder)
+    for tier in ("balancer", "web"):
+        shop.run("template", "build", tier, "--yes")
+    shop.run("provision", "--yes")
+    return shop
+
+
+@pytest.fixture
+def shop(provisioned: Shop) -> Shop:
+    """The provisioned platform with two web machines and nothing wrong, whatever the test before left."""
+    try:
+        provisioned.expect_settled(web=2)
+    except AssertionError as trouble:
+        print(f"mending what an earlier test left: {trouble}")
+        provisioned.recover()
+        provisioned.expect_settled(web=2)
+    return provisioned

@@ -1,0 +1,111 @@
+"""Two runs at once on one platform: one works, the other says who does; one that froze does no harm later."""
+
+import json
+import signal
+from collections.abc import Iterator
+
+import pytest
+from shop import Run, Shop, later
+
+from waiting import eventually
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+
+UP = ("scale", "--tier", "web=3", "--event", "test", "--until", later(4), "--yes")
+DOWN = ("scale", "--end", "test", "--yes")
+ELSEWHERE = (
+    "unshare",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+)  # as another host: it sees no process of ours
+LEASE_S = 12
+
+
+def by(who: str, *command: str) -> tuple[str, ...]:
+    """Return the command as asked for by somebody."""
+    return (*command, "--started-by", who)
+
+
+@pytest.fixture
+def freeze() -> Iterator[list[Run]]:
+    """Runs that a test stopped with SIGSTOP: none is left so."""
+    frozen: list[Run] = []
+    yield frozen
+    for run in frozen:
+        run.send(signal.SIGCONT)
+        run.process.kill()
+
+
+def test_while_one_run_works_a_person_is_told_who_it_is_and_cron_skips(shop: Shop) -> None:
+    first = shop.start(*by("anna@jenkins", *UP)).until_step("clone")
+    second = shop.start(*by("bert@laptop", "provision", "--yes"), before=ELSEWHERE).wait()
+    scheduled = shop.start(*by("cron@jenkins", "scale", "--expire", "--yes"), before=ELSEWHERE).wait()
+    assert first.process.poll() is None, "the first run was over too soon for this test"
+    assert second.code == 4, second
+    assert "anna@jenkins" in second.output, second
+    assert "lease-held" in {refusal["reference"] for refusal in second.report["refusals"]}
+    assert not second.steps, second
+    assert scheduled.code == 0, scheduled
+    assert "skipped" in scheduled.output.lower(), scheduled
+    assert "anna@jenkins" in scheduled.output, scheduled
+    assert first.wait().code == 0, first
+    shop.expect_settled(web=3)
+    shop.run(*DOWN)
+    shop.expect_settled(web=2)
+
+
+def test_of_two_runs_begun_at_the_same_moment_one_does_it_and_the_other_refuses(shop: Shop) -> None:
+    runs = [shop.start(*by(who, *UP)) for who in ("anna@jenkins", "bert@laptop")]
+    codes = sorted(run.wait().code for run in runs)
+    assert codes == [0, 4], "\n".join(map(str, runs))
+    shop.expect_settled(web=3)
+    shop.run(*DOWN)
+
+
+def test_a_run_that_died_on_another_host_is_taken_over_when_its_lease_has_ended(shop: Shop) -> None:
+    brief = shop.platform_with(lease_s=LEASE_S)
+    first = shop.start(*by("anna@jenkins", *UP), platform=brief).until_step("clone")
+    first.send(signal.SIGKILL)
+    first.wait()
+    second = shop.start(*by("bert@laptop", *UP), platform=brief, before=ELSEWHERE).wait()
+    assert second.code == 4, f"it cannot know that the first is dead\n{second}"
+    assert "anna@jenkins" in second.output
+    eventually(
+        lambda: shop.start(*by("bert@laptop", *UP), platform=brief, before=ELSEWHERE).wait().code == 0,
+        "the dead run's lease never ended", within_s=120,
+    )  # fmt: skip
+    shop.expect_settled(web=3)
+    shop.run(*DOWN)
+
+
+@pytest.mark.parametrize(
+    ("step", "then", "web"),
+    [("clone", "scale", 2), ("await-boot", "finish", 3), ("check", "scale", 2)],
+    ids=["clone-and-undone", "boot-and-finished", "check-and-undone"],
+)
+def test_a_run_that_froze_until_another_took_over_does_no_harm(
+    shop: Shop, freeze: list[Run], step: str, then: str, web: int
+) -> None:
+    """The first freezes in the midst of making a machine. The second ends the event, or finishes the machine."""
+    brief = shop.platform_with(lease_s=LEASE_S)
+
+    def stop_there(run: Run) -> None:
+        if run.steps[-1][0] == step:
+            run.send(signal.SIGSTOP)
+
+    first = shop.start(*by("anna@jenkins", *UP), platform=brief, on_step=stop_there).until_step(step)
+    freeze.append(first)
+    command = by("bert@laptop", *(DOWN if then == "scale" else UP))
+    eventually(lambda: shop.start(*command, platform=brief).wait().code == 0, "nobody could take over", within_s=150)
+    shop.expect_settled(web)
+    before = {vm.vmid: vm.digest for vm in shop.vms() if vm.vmid != 9000}
+    first.send(signal.SIGCONT)
+    first.wait()
+    assert first.code == 6, first
+    assert "lease-lost" in {refusal["reference"] for refusal in first.report["refusals"]}, json.dumps(first.report)
+    shop.expect_settled(web)
+    assert {vm.vmid: vm.digest for vm in shop.vms() if vm.vmid != 9000} == before, f"it changed machines\n{first}"
+    if web == 3:
+        shop.run(*DOWN)
