@@ -16,6 +16,7 @@ from thems_jobs.lab import cgroups, disks
 from thems_jobs.lab.client import RootClient
 from thems_jobs.lab.errors import LabError
 from thems_jobs.lab.layout import API_PORT, LabLayout
+from thems_jobs.lab.limits import raise_limits
 from thems_jobs.lab.operator_setup import prepare_cluster
 from thems_jobs.lab.process import ProcessRecord, read_process, record_process
 from thems_jobs.lab.secrets import make_certificates, make_ssh_key
@@ -53,6 +54,7 @@ def bring_up(layout: LabLayout, wishes: Wishes, report: Report) -> bool:
         if any(path.exists() or path.is_symlink() for path in layout.made_by_up):
             report("remains of a lab that was killed: removing them")
             _remove(layout)
+        raise_limits(report)
         root = template_root(wishes.cache, report)
         try:
             _build(layout, wishes, root, report)
