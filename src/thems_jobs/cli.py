@@ -30,10 +30,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from thems_jobs.clock import SystemClock
-    from thems_jobs.core.facts import Facts
     from thems_jobs.core.job import Job
-    from thems_jobs.core.outcome import Outcome, StepRun
-    from thems_jobs.core.plan import Plan
+    from thems_jobs.core.outcome import Outcome
     from thems_jobs.core.platform import Platform
     from thems_jobs.jobs.observe import Clients
     from thems_jobs.wish import Wish
@@ -254,10 +252,7 @@ def _mean(mistakes: list[str]) -> None:
 
 @contextmanager
 def _clients(platform: "Platform") -> "Iterator[tuple[Clients, SystemClock]]":
-    """Given a platform, open its clients, in its machines' network, for one run.
-
-    A signal then asks the clock to stop; a second Ctrl-C ends us at once.
-    """
+    """Given a platform, open its clients, in its machines' network, for one run."""
     from thems_jobs.clock import SystemClock
     from thems_jobs.host import enter_network
     from thems_jobs.jobs.connect import open_clients
@@ -268,19 +263,29 @@ def _clients(platform: "Platform") -> "Iterator[tuple[Clients, SystemClock]]":
         enter_network(platform.reach.netns)
     clock = SystemClock()
 
+    with tempfile.TemporaryDirectory(prefix="thems-", ignore_cleanup_errors=True) as folder:
+        clients = open_clients(platform, Path(), Path(folder), clock)
+        try:
+            yield clients, clock
+        finally:
+            clients.ssh.close()
+
+
+@contextmanager
+def _stopping_gently(clock: "SystemClock") -> Iterator[None]:
+    """Let a signal ask the clock to stop, so that a run can end well; a second Ctrl-C ends us at once."""
+
     def stop(number: int, _frame: object) -> None:
         if clock.stopping() and number == signal.SIGINT:
             sys.exit(ABORTED)
         clock.stop()
 
-    with tempfile.TemporaryDirectory(prefix="thems-", ignore_cleanup_errors=True) as folder:
-        clients = open_clients(platform, Path(), Path(folder), clock)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stop)
-        try:
-            yield clients, clock
-        finally:
-            clients.ssh.close()
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _carry_out(
@@ -329,73 +334,27 @@ def _preview(job: "Job", wish: "Wish", clock: "SystemClock") -> "Outcome":
     return outcome
 
 
-class _Watch:
-    """What a person, or a log, sees of a run: the plan, the question, the progress."""
-
-    def __init__(self, wish: "Wish") -> None:
-        self._wish, self._console = wish, _console(sys.stderr)
-        self._progress: Any = None
-        self.unapproved = ""  # digest of the plan that nobody said yes to
-
-    def approve(self, plan: "Plan", facts: "Facts") -> bool:
-        """Given the plan, show it, and return whether it may be done."""
-        from thems_jobs import display
-        from thems_jobs.core import forecast
-        from thems_jobs.progress import Board, Lines
-
-        measured = facts.known_record.seconds
-        self._console.print(display.plan_view(plan, measured, plan.refusals))
-        if not (self._wish.yes or self._wish.expect_plan or self._says_yes()):
-            self.unapproved = plan.digest
-            return False
-        if self._console.is_terminal:
-            self._progress = Board(self._console, len(plan.steps), forecast.of_plan(plan, measured).seconds)
-        else:
-            self._progress = Lines(self._print_line)
-        self._progress.__enter__()
-        return True
-
-    def _says_yes(self) -> bool:
-        """Ask, where there is somebody to answer."""
-        if not (sys.stdin.isatty() and self._console.is_terminal):
-            return False
-        try:
-            self._console.print("\nDo this? Type yes: ", end="")
-            return input().strip().lower() in ("yes", "y")
-        except EOFError:
-            return False
-
-    def _print_line(self, line: str) -> None:
-        with suppress(OSError):  # nobody reads the log any more: no reason to leave a run half done
-            print(line, file=sys.stderr, flush=True)
-
-    def on_step(self, run: "StepRun") -> None:
-        """Given a step that began or ended, show it."""
-        if self._progress:
-            self._progress.on_step(run)
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        if self._progress:
-            self._progress.__exit__(None, None, None)
-
-
 def _run(job: "Job", wish: "Wish", clock: "SystemClock", scheduled: bool) -> "Outcome":
     """Given a job, do it."""
     from thems_jobs import process, runner
+    from thems_jobs.core.outcome import Exit
+    from thems_jobs.watch import Watch
 
-    watch = _Watch(wish)
+    watch = Watch(wish, clock, _console(sys.stderr))
     options = runner.Options(
         command=wish.command, started_by=wish.started_by, approve=watch.approve, token=process.identify(),
         is_over=process.is_over, expect_plan=wish.expect_plan, scheduled=scheduled,
     )  # fmt: skip
-    try:
-        outcome = runner.run(job, clock, options, watch.on_step)
-    finally:
-        watch.close()
-    if watch.unapproved:
-        outcome = replace(outcome, next=wish.approved_command(watch.unapproved))
-    _conclude(outcome, wish)
+    with _stopping_gently(clock):
+        try:
+            outcome = runner.run(job, clock, options, watch.on_step)
+        finally:
+            watch.close()
+        if watch.unapproved and clock.stopping():
+            outcome = replace(outcome, exit=Exit.ABORTED, message="Aborted on request, nothing was changed.")
+        elif watch.unapproved:
+            outcome = replace(outcome, next=wish.approved_command(watch.unapproved))
+        _conclude(outcome, wish)
     return outcome
 
 

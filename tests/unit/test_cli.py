@@ -243,23 +243,18 @@ def test_plan_approval_and_the_run_agree(platform: Platform, capsys: pytest.Capt
 
 def test_sigterm_ends_a_run_with_143_and_a_report(platform: Platform, tmp_path: Path) -> None:
     """The signal comes while the first steps are under way; the same command then finishes the work."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    world = ModelWorld(platform, provision.Parameters(), step_s=0.05)
-    try:
-        with cli._clients(platform) as (_, clock):
-            job = world.job()
-            kill = [lambda: os.kill(os.getpid(), signal.SIGTERM)]
+    world, clock = ModelWorld(platform, provision.Parameters(), step_s=0.05), SystemClock()
+    handler = signal.getsignal(signal.SIGTERM)
+    kill = [lambda: os.kill(os.getpid(), signal.SIGTERM)]
 
-            def submit(call: Callable[[], object]) -> object:
-                if kill:
-                    kill.pop()()
-                return SystemClock.submit(clock, call)
+    def submit(call: Callable[[], object]) -> object:
+        if kill:
+            kill.pop()()
+        return SystemClock.submit(clock, call)
 
-            clock.submit = submit  # type: ignore[assignment, method-assign]
-            outcome = cli._run(job, wished(yes=True, report_dir=tmp_path), clock, scheduled=False)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    clock.submit = submit  # type: ignore[assignment, method-assign]
+    outcome = cli._run(world.job(), wished(yes=True, report_dir=tmp_path), clock, scheduled=False)
+    assert signal.getsignal(signal.SIGTERM) is handler
     assert outcome.exit is Exit.ABORTED
     assert outcome.next
     assert json.loads((tmp_path / "report.json").read_text())["exit"] == 143
@@ -306,7 +301,8 @@ def test_only_root_may_enter_a_network(tmp_path: Path) -> None:
 
 
 TERMINAL_RUN = """
-import sys
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C comes from here
 from pathlib import Path
 from model_world import ModelWorld
 from thems_jobs import cli
@@ -320,7 +316,7 @@ sys.exit(int(cli._run(world.job(), wish, SystemClock(), False).exit))
 """
 
 
-@pytest.mark.parametrize(("answer", "code"), [("yes\n", 0), ("no\n", 4), ("\x04", 4)])
+@pytest.mark.parametrize(("answer", "code"), [("yes\n", 0), ("no\n", 4), ("\x04", 4), ("\x03", 143)])
 def test_at_a_terminal_the_plan_is_shown_and_asked_for(platform_file: Path, answer: str, code: int) -> None:
     """At a real pseudo-terminal: the question comes after the plan, and the board ends in its last state."""
     controller, terminal = os.openpty()
@@ -332,19 +328,22 @@ def test_at_a_terminal_the_plan_is_shown_and_asked_for(platform_file: Path, answ
     )  # fmt: skip
     os.close(terminal)
     shown = b""
-    with suppress(OSError):  # the other end is closed when the run has ended
-        while chunk := os.read(controller, 4096):
-            shown += chunk
-            if b"Type yes:" in shown and answer:
-                os.write(controller, answer.encode())
-                answer = ""
-    os.close(controller)
-    assert process.wait() == code, shown.decode()
+    try:
+        with suppress(OSError):  # the other end is closed when the run has ended
+            while chunk := os.read(controller, 4096):
+                shown += chunk
+                if b"Type yes:" in shown and answer:
+                    os.write(controller, answer.encode())
+                    answer = ""
+        assert process.wait() == code, shown.decode()
+    finally:
+        process.kill()
+        os.close(controller)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert text.index("shop-web-1") < text.index("Plan ") < text.index("Do this? Type yes:")
     if code == 0:
         assert "✓ serves" in text
         assert text.strip().splitlines()[-1].startswith("Done:")
     else:
-        assert "--expect-plan" in text
-        assert text.strip().splitlines()[-1].startswith("Not approved")
+        assert text.strip().splitlines()[-1].startswith("Not approved" if code == 4 else "Aborted")
+        assert ("--expect-plan" in text) is (code == 4)
