@@ -24,6 +24,8 @@ class HeldLease:
     lease_s: float
     is_over: Callable[[str], bool]  # whether the run of a token is certainly dead
     until: float = 0.0
+    found: Record | None = None  # the record as it was when the lease was taken
+    record: Record | None = None  # and as it was written then
     lost: ThemsError | None = None
 
     def of_another(self, record: Record) -> Lease | None:
@@ -38,6 +40,7 @@ class HeldLease:
         others: list[Lease] = []
 
         def change(record: Record) -> Record:
+            self.found = record
             others[:] = [lease for lease in [self.of_another(record)] if lease]
             if others:
                 return record
@@ -46,7 +49,7 @@ class HeldLease:
 
         record = self.change_record(change)
         if not others and record.lease:
-            self.until = record.lease.until
+            self.until, self.record = record.lease.until, record
         return others[0] if others else None
 
     def keep(self) -> None:

@@ -25,6 +25,7 @@ BACKOFF_S = 1.0  # before the second attempt, then doubled
 BATCHES = 2  # of one kind at once: while they run, later steps gather for the next
 STOP_S = 10.0  # what may still be under way gets so long after SIGTERM; Jenkins kills after 20
 CLOSED_POLL_S = 2.0  # how often a gate that closed in mid-run is asked again
+SAME_LOOK_S = 10.0  # so long after the look that a plan rests on, what cannot have changed is not asked again
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def run(job: Job, clock: Clock, options: Options, on_step: Callable[[StepRun], N
         return _outcome(state, started_at, Plan(), None, None, _refused(error))
     state.measured = before.known_record.seconds
     try:
-        ending = _refusal_before(state, plan, before) or _apply(state, plan)
+        ending = _refusal_before(state, plan, before) or _apply(state, plan, before)
     except ThemsError as error:
         ending = _Ending(Exit.HALTED if state.ended else Exit.REFUSED, str(error), (_as_refusal(error),))
     return _outcome(state, started_at, plan, before, _after(state, before), ending)
@@ -138,15 +139,15 @@ def _refusal_before(state: _Run, plan: Plan, facts: Facts) -> _Ending | None:
     return None
 
 
-def _apply(state: _Run, plan: Plan) -> _Ending:
-    """Given an approved plan, hold the lease and work until nothing remains."""
+def _apply(state: _Run, plan: Plan, before: Facts) -> _Ending:
+    """Given an approved plan and the facts it rests on, hold the lease and work until nothing remains."""
     options = state.options
     approved = approval.approve(plan, options.started_by, state.clock.now(), options.expect_plan or plan.digest)
     if (other := state.lease.take(approved)) is not None:
         return _held(state, other)
     ending = None
     try:
-        ending = _work(state, approved)
+        ending = _work(state, approved, _look_under_lease(state, before))
         return ending
     finally:
         done = ending is not None and ending.exit in (Exit.OK, Exit.DEGRADED)
@@ -169,9 +170,20 @@ def _measured(state: _Run) -> dict[str, float]:
     return {action: fmean(values) for action, values in seconds.items()}
 
 
-def _work(state: _Run, approved: Approved) -> _Ending:
-    """Look, plan, do the heads, again and again; return how it ended."""
-    facts = state.job.observe(None, Look())
+def _look_under_lease(state: _Run, before: Facts) -> Facts:
+    """Given the facts that the plan rests on, look at everything again, now that nobody else may change it.
+
+    If it is the same look but for a moment, and no run was at work since, what Proxmox lists unchanged is not asked
+    again: before each effect the machine's own configuration counts.
+    """
+    lease, moments = state.lease, state.clock.now() - before.at
+    if lease.record is None or lease.found != before.record or moments > SAME_LOOK_S:
+        return state.job.observe(None, Look())
+    return state.job.observe(replace(before, record=lease.record), Look(anew=True))
+
+
+def _work(state: _Run, approved: Approved, facts: Facts) -> _Ending:
+    """Given the facts, plan, do the heads and look, again and again; return how it ended."""
     while True:
         state.facts, plan = facts, state.job.plan(facts)
         if not approval.covers(approved, plan):
@@ -285,18 +297,19 @@ def _look_again(state: _Run, facts: Facts, waits: list[Step], later: list[float]
     polls += [CLOSED_POLL_S] if state.closed_since else []
     renewal = state.lease.until - state.lease.lease_s / 2 - now
     state.clock.wait(list(state.calls), max(0.05, min([*polls, renewal, 5.0])))
-    touched: set[str] = set()
+    touched, record = set[str](), None
     machines = dict(facts.machines)
     for call in [call for call in state.calls if call.done()]:
         for step in state.calls[call]:
             done = call.result().get(step.key) or Done()
             touched.add(step.target)
+            record = done.record or record
             _end(state, step, done.error)
             if step.target in machines and done.learned:
                 machines[step.target] = replace(machines[step.target], **done.learned)
         del state.calls[call]
     facts = replace(facts, machines=machines)
-    look = Look(frozenset(touched), tuple(waits))
+    look = Look(frozenset(touched), tuple(waits), record)
     try:
         if state.closed_since:
             return state.job.observe(replace(facts), Look(frozenset(facts.machines), tuple(waits)))

@@ -39,7 +39,7 @@ SSH = """#!{python} -ISE
 import json, re, socket, sys
 connection = socket.socket(socket.AF_UNIX)
 connection.connect({door!r})
-if mark := re.search(r"BECOME-SUCCESS-\w+", " ".join(sys.argv)):  # Ansible sends a module only after it
+if mark := re.search(r"BECOME-SUCCESS-[a-z0-9]+", " ".join(sys.argv)):  # Ansible sends a module only after it
     print(mark.group(), flush=True)
 text = "" if "-n" in sys.argv or sys.stdin.isatty() else sys.stdin.buffer.read().decode("utf-8", "replace")
 connection.sendall(json.dumps({{"argv": sys.argv[1:], "stdin": text}}).encode())
@@ -143,9 +143,10 @@ def stand_at_the_edge(machines: Machines, door: Path) -> None:
             code, text = machines.answer(order["argv"], order["stdin"])
             self.wfile.write(json.dumps({"code": code, "stdout": text}).encode())
 
-    serve(Front(("0.0.0.0", 22), Greeting))
+    every = "0.0.0.0"  # noqa: S104 - all addresses of the platform, in a network of its own
+    serve(Front((every, 22), Greeting))
     for port in (80, 8404):
-        serve(Front(("0.0.0.0", port), Page))
+        serve(Front((every, port), Page))
     serve(Door(str(door), Command))
 
 
@@ -195,7 +196,8 @@ def main() -> None:
     commands = layout.directory / "bin"
     commands.mkdir()
     ssh = commands / "ssh"
-    ssh.write_text(SSH.format(python=shutil.which("python3", path="/usr/bin") or sys.executable, door=str(layout.directory / "door")))
+    python = shutil.which("python3", path="/usr/bin") or sys.executable
+    ssh.write_text(SSH.format(python=python, door=str(layout.directory / "door")))
     ssh.chmod(0o755)
     stand_at_the_edge(machines, layout.directory / "door")
     print("ready", flush=True)

@@ -13,18 +13,28 @@ from thems_jobs.errors import ThemsError
 
 @dataclass(frozen=True)
 class Look:
-    """What to look at again: machines just touched, and the waits under way. Nothing else is asked."""
+    """What to look at again: machines just touched, and the waits under way. Nothing else is asked.
+
+    `record` is the platform's record if a step has just written it. `anew` looks at everything; facts that are given
+    with it are of a moment ago, nobody else had the lease since, and their record is the one of now.
+    """
 
     touched: frozenset[str] = frozenset()
     waits: tuple[Step, ...] = ()
+    record: Record | None = None
+    anew: bool = False
 
 
 @dataclass(frozen=True)
 class Done:
-    """What became of one performed step: an error, or what was learned of its machine (fields of Machine)."""
+    """What became of one performed step: an error, or what was learned of its machine (fields of Machine).
+
+    `record` is the platform's record as the step wrote it.
+    """
 
     error: ThemsError | None = None
     learned: Mapping[str, Any] = field(default_factory=dict)
+    record: Record | None = None
 
 
 @dataclass(frozen=True)

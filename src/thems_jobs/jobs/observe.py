@@ -18,6 +18,7 @@ from thems_jobs.core.facts import (
     Machine,
     Phase,
     Stranger,
+    TemplateImage,
     Unknown,
 )
 from thems_jobs.core.identity import address_of, doubts, read_stamp, resembles, tags_of, tier_of
@@ -52,11 +53,11 @@ def observe(platform: Platform, clients: Clients, previous: Facts | None, look: 
 
     Raise Unreachable if the cluster does not answer: nothing can be decided then.
     """
-    if previous is None:
-        return _everything(platform, clients)
+    if previous is None or look.anew:
+        return _everything(platform, clients, previous)
     facts = replace(previous, at=clients.clock.now())
     if any(name not in facts.machines for name in look.touched):
-        facts = _follow_record(platform, clients, facts)
+        facts = _follow_record(platform, facts, look.record or _record(clients))
     facts = _follow_tasks(platform, clients, facts, look)
     facts = _follow_boots(clients, facts, look)
     return _follow_balancers(platform, clients, facts, look)
@@ -65,19 +66,25 @@ def observe(platform: Platform, clients: Clients, previous: Facts | None, look: 
 # Everything
 
 
-def _everything(platform: Platform, clients: Clients) -> Facts:
-    """Ask for all there is to know, what is independent at the same time."""
+def _everything(platform: Platform, clients: Clients, before: Facts | None) -> Facts:
+    """Ask for all there is to know, what is independent at the same time.
+
+    Of what was seen `before`, a moment ago, only what the list of all VMs shows otherwise is asked again; that there
+    is quorum, too, was shown by the lease that was written since.
+    """
     proxmox, at_once = clients.proxmox, clients.clock.at_once
     questions = (proxmox.resources, proxmox.quorate, lambda: _record(clients))
-    resources, quorate, known = at_once(lambda question: question(), questions)
+    if before is None or not before.quorate:
+        resources, quorate, known = at_once(lambda question: question(), questions)
+    else:
+        resources, quorate, known = proxmox.resources(), True, before.record
     rows = _rows_of_interest(platform, resources, known)
+    same = _unchanged(platform, before, rows) if before else {}
+    rows = [row for row in rows if row.vmid not in same]
     configs = dict(zip(rows, at_once(lambda row: proxmox.config(row.node, row.vmid), rows), strict=True))
-    templates = {
-        name: found
-        for name in platform.tiers
-        if (found := newest_template(platform, name, resources, proxmox)) is not None
-    }
+    templates = _templates(platform, clients, resources, before)
     machines, strangers = _sort_out(platform, known, configs)
+    machines |= {machine.name: machine for machine in same.values()}
     ours = {machine.address for machine in machines.values()}
     every = sorted({address for tier in platform.tiers.values() for address in addresses_of(tier.network)} | ours)
     open_now = dict(zip(every, at_once(clients.ssh.answers, every), strict=True))
@@ -104,6 +111,31 @@ def _record(clients: Clients) -> Record | Unknown:
         return clients.proxmox.read_record()[0]
     except Refused as error:
         return Unknown(error.detail)
+
+
+def _unchanged(platform: Platform, before: Facts, rows: Iterable[VmRow]) -> dict[int, Machine]:
+    """Given what was seen a moment ago, return by id the machines of which the list of all VMs says the same now."""
+    known = {machine.vmid: machine for machine in before.machines.values() if machine.configured}
+    return {
+        row.vmid: machine
+        for row in rows
+        if (machine := known.get(row.vmid))
+        and machine.stamp
+        and (row.name, row.node, row.pool, row.lock) == (machine.name, machine.node, platform.proxmox.pool, "")
+        and not machine.locked
+        and set(tags_of(machine.stamp)) <= set(row.tags)
+    }
+
+
+def _templates(
+    platform: Platform, clients: Clients, resources: Resources, before: Facts | None
+) -> dict[str, TemplateImage]:
+    """Return by tier the template that its machines are cloned from."""
+    listed = {(row.vmid, row.node, row.name) for row in resources.vms if row.template}
+    if before and all((found.vmid, found.node, found.name) in listed for found in before.templates.values()):
+        return dict(before.templates)
+    found = {name: newest_template(platform, name, resources, clients.proxmox) for name in platform.tiers}
+    return {name: template for name, template in found.items() if template is not None}
 
 
 def _rows_of_interest(platform: Platform, resources: Resources, record: Record | Unknown) -> list[VmRow]:
@@ -133,7 +165,7 @@ def _sort_out(
         if is_image(platform, row.vmid, row.pool, config.description):
             continue  # a template that is being built, or was until a moment ago
         name = names.get(row.vmid, config.name)
-        if row.vmid in names and config.lock == "clone":
+        if row.vmid in names and (config.lock == "clone" or _joins_pool_next(platform, row, config)):
             machines[name] = replace(_reserved(platform, name, row.vmid), exists=True, locked="clone", node=row.node)
             continue
         why = doubts(platform, row.vmid, config.name, row.pool, read_stamp(config.description))
@@ -147,6 +179,13 @@ def _sort_out(
         if name not in machines and tier_of(platform, name):
             machines[name] = _reserved(platform, name, intent.vmid)
     return machines, strangers
+
+
+def _joins_pool_next(platform: Platform, row: VmRow, config: VmConfig) -> bool:
+    """True if a VM is ours but for its pool: Proxmox puts a clone there last, when it is unlocked already."""
+    return not row.pool and not doubts(
+        platform, row.vmid, config.name, platform.proxmox.pool, read_stamp(config.description)
+    )
 
 
 def _reserved(platform: Platform, name: str, vmid: int) -> Machine:
@@ -197,9 +236,8 @@ def _with_host_key(clients: Clients, machine: Machine) -> Machine:
 # What is under way
 
 
-def _follow_record(platform: Platform, clients: Clients, facts: Facts) -> Facts:
-    """Read the record again; machines it has newly reserved, or reserved another id for, become known."""
-    record = _record(clients)
+def _follow_record(platform: Platform, facts: Facts, record: Record | Unknown) -> Facts:
+    """Given the record of now, take it in; machines it has newly reserved, or another id for, become known."""
     intents = {} if isinstance(record, Unknown) else record.intents
     machines = dict(facts.machines)
     for name, intent in intents.items():
@@ -259,7 +297,7 @@ def _tasks_due(facts: Facts, waited: Mapping[str, Action]) -> bool:
         ):
             continue
         expected_s = seconds.get(action, min(ASSUMED_S[action], 5.0))
-        over = facts.at - machine.task_at > 0.8 * expected_s
+        over = facts.at - machine.task_at > 0.9 * expected_s
         if since >= (TASKS_POLL_S if over else TASKS_IDLE_POLL_S):
             return True
     return False
@@ -337,11 +375,14 @@ def _follow_balancers(platform: Platform, clients: Clients, facts: Facts, look: 
 
 
 def _ask_balancers(platform: Platform, clients: Clients, facts: Facts) -> Facts:
-    """Ask every balancer that is configured, at the same time; note who has been quiet since when."""
+    """Ask every balancer that may be configured, at the same time; note who has been quiet since when.
+
+    One that a run died over may hold the VRRP address although its stamp knows nothing of it yet.
+    """
     hosts = {
         machine.name: machine
         for machine in facts.of_tier(platform.balancing.balancer_tier)
-        if machine.exists and machine.converged and machine.host_key and not machine.power
+        if machine.exists and (machine.converged or machine.ssh_open) and machine.host_key and not machine.power
     }
     views = clients.balancers.show({name: machine.address for name, machine in hosts.items()})
     serving = {name: view for name, view in views.items() if hosts[name].phase is Phase.SERVING}

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from thems_jobs.clients.proxmox import VmConfig
-from thems_jobs.core.facts import Facts, Machine, Phase, Stamp
+from thems_jobs.core.facts import Balancer, Facts, Machine, Phase, Stamp
 from thems_jobs.core.identity import choose_vmids, doubts, read_stamp, tags_of, tier_of, write_stamp
 from thems_jobs.core.job import Done
 from thems_jobs.core.machine import FULL_WEIGHT, balanced
@@ -23,6 +23,8 @@ def perform(platform: Platform, clients: Clients, steps: Sequence[Step], facts: 
     """Given a batch of steps of one action, do them and return what became of each."""
     action = steps[0].action
     try:
+        if action in _RECORDED:
+            return {step.key: Done(record=_RECORDED[action](platform, clients, facts, step)) for step in steps}
         if action in _BATCHED:
             return _BATCHED[action](platform, clients, facts, steps)
         return {step.key: Done(learned=_SINGLE[action](platform, clients, facts, step)) for step in steps}
@@ -46,14 +48,16 @@ def guarded(facts: Facts, change: Callable[[Record], Record]) -> Callable[[Recor
 # The record
 
 
-def _reserve(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Mapping[str, Any]:
-    """Write down which machines are about to be made, with their ids, before any of them is."""
-    taken = {row.vmid for row in clients.proxmox.resources().vms} | facts.taken_vmids
+def _reserve(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Record:
+    """Write down which machines are about to be made, with their ids, before any of them is.
+
+    An id that somebody else takes meanwhile is refused by Proxmox, and another one is reserved then.
+    """
     names = [name.strip() for name in step.note.split(",")]
 
     def change(record: Record) -> Record:
         intents = dict(record.intents)
-        used = set(taken) | {intent.vmid for intent in intents.values()}
+        used = set(facts.taken_vmids) | {intent.vmid for intent in intents.values()}
         for name in names:
             tier = platform.tiers[tier_of(platform, name) or ""]
             attempt = intents[name].attempt + 1 if name in intents else 1
@@ -64,15 +68,13 @@ def _reserve(platform: Platform, clients: Clients, facts: Facts, step: Step) -> 
             used.add(free[0])
         return replace(record, intents=intents)
 
-    clients.proxmox.change_record(guarded(facts, change))
-    return {}
+    return clients.proxmox.change_record(guarded(facts, change))
 
 
-def _settle(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Mapping[str, Any]:
+def _settle(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Record:
     """Take out of the record what has done its duty."""
     del platform, step
-    clients.proxmox.change_record(guarded(facts, lambda record: replace(record, intents={})))
-    return {}
+    return clients.proxmox.change_record(guarded(facts, lambda record: replace(record, intents={})))
 
 
 # Proxmox
@@ -96,10 +98,12 @@ def _clone(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Ma
 
 
 def _configure(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Mapping[str, Any]:
-    """Give a fresh clone its size, network, access and tags."""
+    """Give a fresh clone its size, network, access and tags.
+
+    The digest is that of the configuration which proved to be ours, so nothing but that is changed.
+    """
     machine = facts.machines[step.target]
-    tier, config = platform.tiers[machine.tier], _identified(platform, clients, machine)
-    stamp = machine.stamp or read_stamp(config.description)
+    tier, stamp = platform.tiers[machine.tier], machine.stamp
     gateway = f",gw={tier.network.gateway}" if tier.network.gateway else ""
     options: dict[str, str | int] = {
         "cores": tier.cores,
@@ -113,7 +117,11 @@ def _configure(platform: Platform, clients: Clients, facts: Facts, step: Step) -
         "sshkeys": quote(clients.ssh.public_key, safe=""),
         "tags": ";".join(tags_of(stamp)) if stamp else "thems",
     }
-    clients.proxmox.configure(machine.node, machine.vmid, config.digest, options)
+    try:
+        clients.proxmox.configure(machine.node, machine.vmid, machine.digest, options)
+    except Transient:  # it has moved since it was looked at, or no answer came: look again, and once more
+        digest = _identified(platform, clients, machine).digest
+        clients.proxmox.configure(machine.node, machine.vmid, digest, options)
     return {"configured": True, "digest": ""}
 
 
@@ -284,7 +292,7 @@ def _withdraw(platform: Platform, clients: Clients, facts: Facts, steps: Sequenc
     _give_weight(platform, clients, facts, steps, 0)
     for step in steps:
         machine = facts.machines[step.target]
-        if not balanced(platform, machine.tier):
+        if isinstance(facts.balancers.get(machine.name), Balancer):  # one that is dead holds nothing to hand over
             clients.balancers.hand_over(machine.name, machine.address)
     return _each(facts, steps, lambda machine: _enter_phase(platform, clients, facts, machine, Phase.DRAINING))
 
@@ -294,9 +302,11 @@ def _retire(platform: Platform, clients: Clients, facts: Facts, steps: Sequence[
     return {step.key: Done() for step in steps}
 
 
-_SINGLE: Mapping[Action, Effect] = {
+_RECORDED: Mapping[Action, Callable[[Platform, Clients, Facts, Step], Record]] = {
     Action.RESERVE: _reserve,
     Action.SETTLE: _settle,
+}
+_SINGLE: Mapping[Action, Effect] = {
     Action.CLONE: _clone,
     Action.CONFIGURE: _configure,
     Action.START: _start,

@@ -158,8 +158,8 @@ def _perform(
         return perform(platform, clients, steps, facts)
     try:
         change = guarded(facts, lambda record: claims_after(parameters, record, facts.at)[0])
-        clients.proxmox.change_record(change)
-        return {step.key: Done() for step in steps}
+        record = clients.proxmox.change_record(change)
+        return {step.key: Done(record=record) for step in steps}
     except ThemsError as error:
         return {step.key: Done(error) for step in steps}
 

@@ -78,7 +78,7 @@ def observe(platform: Platform, parameters: Parameters, clients: Clients, previo
     While a step is under way and nothing is waited for, nothing is asked: its own changes are not read half-made.
     Raise EffectFailed if a task that this run began has failed.
     """
-    if previous is None:
+    if previous is None or look.anew:
         return _everything(platform, parameters, clients)
     facts = replace(previous, at=clients.clock.now())
     names = {*look.touched, *(step.target for step in look.waits)} & set(facts.machines)
