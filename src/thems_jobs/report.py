@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from thems_jobs import __version__, phrases, resources
 from thems_jobs.core import forecast
 from thems_jobs.core.facts import Phase
-from thems_jobs.core.gate_list import GateState, gate_states
+from thems_jobs.core.gate_list import GATES, GateState, gate_states
 from thems_jobs.core.outcome import MachineRow, Outcome, StepRun
 from thems_jobs.core.plan import Plan, Refusal, expected_s
 from thems_jobs.core.timeline import timeline
@@ -114,7 +114,7 @@ def _state(gate: GateState) -> str:
 
 
 def as_junit(outcome: Outcome) -> str:
-    """Given an outcome, return every gate as a test case; a closed one is a failure, one not asked is skipped."""
+    """Given an outcome, return every gate as a test case; a closed one failed, one not asked was skipped."""
     gates = _gates(outcome)
     suite = Xml.Element(
         "testsuite",
@@ -127,7 +127,8 @@ def as_junit(outcome: Outcome) -> str:
         timestamp=phrases.iso(outcome.started_at).rstrip("Z"),
     )
     for gate in gates:
-        case = Xml.SubElement(suite, "testcase", classname="gates", name=gate.reference, time="0")
+        kind = "gates" if gate.reference in GATES else "effects"  # an effect that failed stands in the way like a gate
+        case = Xml.SubElement(suite, "testcase", classname=kind, name=gate.reference, time="0")
         if gate.refusals:
             failure = Xml.SubElement(case, "failure", type="closed", message=phrases.plain(str(gate.refusals[0])))
             failure.text = phrases.plain("\n".join(_in_full(refusal) for refusal in gate.refusals))
@@ -161,7 +162,7 @@ def as_html(outcome: Outcome) -> str:
         whole=whole,
         machines=forecast.of_machines(outcome.plan, outcome.measured),
         picture=picture(outcome),
-        gates=[(gate, _state(gate)) for gate in _gates(outcome)],
+        gates=[(gate, _state(gate)) for gate in _gates(outcome) if gate.reference in GATES],
         rows=before_and_after(outcome.before, outcome.after),
         tiers=serving_by_tier(outcome.before, outcome.after),
         version=__version__,

@@ -119,6 +119,7 @@ def test_requests_served_and_failed_are_said(opened: Open) -> None:
 
 def test_strange_text_stays_text(opened: Open) -> None:
     page = opened(examples.halted())
+    assert page.locator(".gates .closed").count() == 0  # what failed was no gate
     assert "<script>alert(1)</script>" in page.locator("h1").inner_text()
     assert page.locator("script").count() == 0
 
@@ -198,6 +199,7 @@ def test_junit_has_every_gate_closed_ones_as_failures() -> None:
 def test_junit_can_be_read_whatever_an_error_says() -> None:
     suite = Xml.fromstring(report.as_junit(examples.halted()))  # noqa: S314 - our own text
     case = next(case for case in suite if case.get("name") == "await-boot-deadline")
+    assert case.get("classname") == "effects"
     assert "<script>" in (case.find("failure").text or "")  # type: ignore[union-attr]
 
 
