@@ -196,12 +196,12 @@ class Shop:
         assert run.code == exit_code, f"exit {exit_code} expected\n{run}"
         return run
 
-    def platform_with(self, **timeouts: float) -> Path:
-        """Return a platform file like the lab's with other timeouts."""
+    def platform_with(self, ca_file: Path | None = None, **timeouts: float) -> Path:
+        """Return a platform file like the lab's with other timeouts, or another authority for the API."""
         document = yaml.safe_load(self.layout.platform.read_text())
         document["timeouts"].update(timeouts)
         home = self.layout.directory
-        document["proxmox"].update(token_file=str(home / "token"), ca_file=str(home / "ca.pem"))
+        document["proxmox"].update(token_file=str(home / "token"), ca_file=str(ca_file or home / "ca.pem"))
         document["reach"]["netns"] = str(home / "netns")
         document["ssh"]["key_file"] = str(home / "ssh_key")
         path = self.folder / f"platform-{uuid.uuid4().hex}.yaml"
