@@ -1,9 +1,7 @@
-"""A real haproxy on loopback with the role's own configuration, web machines behind it, and visitors in front."""
+"""A real haproxy on loopback with the role's own configuration, and web machines behind it."""
 
-import http.client
 import http.server
 import json
-import os
 import re
 import signal
 import socket
@@ -11,10 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -132,64 +127,6 @@ class BalancerLab:
         return shown
 
 
-@dataclass
-class Visits:
-    """What visitors got: answers by machine, and everything that went wrong."""
-
-    answers: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
-
-
-@contextmanager
-def visitors(port: int, count: int, slow_every: int = 0, slow_s: float = 0.0) -> Iterator[Visits]:
-    """Have visitors with keep-alive ask without pause until the block ends; every n-th asks for the slow page.
-
-    They behave as browsers: a connection that the balancer closed between two requests is opened again.
-    """
-    visits, done, lock = Visits(), threading.Event(), threading.Lock()
-
-    def visit(number: int) -> None:
-        path = f"/slow?seconds={slow_s}" if slow_every and number % slow_every == 0 else "/"
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        while not done.is_set():
-            try:
-                name = _ask(connection, path)
-                with lock:
-                    visits.answers[name] += 1
-            except (OSError, http.client.HTTPException, AssertionError) as error:
-                with lock:
-                    visits.failures.append(f"{path}: {error!r}")
-                connection.close()
-                done.wait(0.2)
-            done.wait(0.01)
-        connection.close()
-
-    threads = [threading.Thread(target=visit, args=(number,), daemon=True) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield visits
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join(60)
-
-
-def _ask(connection: http.client.HTTPConnection, path: str) -> str:
-    fresh = connection.sock is None
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-    except (http.client.RemoteDisconnected, ConnectionError):
-        if fresh:
-            raise
-        connection.close()
-        return _ask(connection, path)
-    body = response.read().decode()
-    assert response.status == 200, f"{response.status} {body}"
-    return body
-
-
 def as_list(servers: Mapping[str, tuple[str, int]]) -> str:
     return json.dumps({"servers": {name: {"address": a, "weight": w} for name, (a, w) in servers.items()}})
 
@@ -212,11 +149,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from balancer_lab import BalancerLab, WebMachine, as_list, visitors
+from balancer_lab import BalancerLab, WebMachine, as_list
 
+from visiting import visitors
 from waiting import eventually
 
 pytestmark = pytest.mark.skipif(not shutil.which("haproxy"), reason="needs the Debian package haproxy")
@@ -49,7 +50,7 @@ def test_servers_come_change_weight_and_go_without_a_reload(balancer: BalancerLa
         name: {"address": address, "weight": weight}
         for name, (address, weight) in table(web, web_2=100, web_3=0).items()
     }
-    with visitors(balancer.port, 2) as visits:
+    with visitors("127.0.0.1", balancer.port, 2) as visits:
         eventually(lambda: visits.answers["web-2"] > 20, "nobody was answered", within_s=10)
     assert set(visits.answers) == {"web-2"}
     assert "Reloading" not in (balancer.folder / "haproxy.log").read_text()
@@ -135,7 +136,7 @@ def test_a_list_that_haproxy_refuses_changes_nothing(tmp_path: Path, web: dict[s
 
 def test_draining_under_load_cuts_no_request(balancer: BalancerLab, web: dict[str, WebMachine]) -> None:
     balancer.apply(table(web, web_1=100, web_2=100))
-    with visitors(balancer.port, 16, slow_every=4, slow_s=10) as visits:
+    with visitors("127.0.0.1", balancer.port, 16, slow_every=4, slow_page="/slow?seconds=10") as visits:
         eventually(
             lambda: balancer.show()["servers"]["web-1"]["connections"] >= 2, "no slow page on web-1", within_s=20
         )
@@ -151,21 +152,21 @@ def test_draining_under_load_cuts_no_request(balancer: BalancerLab, web: dict[st
         web["web-1"].close()
         before = visits.answers.total()
         eventually(lambda: visits.answers.total() > before + 50, "visitors stopped", within_s=10)
-    assert visits.failures == []
+    assert (visits.failures, visits.closed) == ([], 0)
 
 
 def test_a_server_taken_out_in_use_finishes_its_requests_first(
     balancer: BalancerLab, web: dict[str, WebMachine]
 ) -> None:
     balancer.apply(table(web, web_1=100))
-    with visitors(balancer.port, 1, slow_every=1, slow_s=4) as visits:
+    with visitors("127.0.0.1", balancer.port, 1, slow_every=1, slow_page="/slow?seconds=4") as visits:
         eventually(lambda: balancer.show()["servers"]["web-1"]["connections"] == 1, "no request", within_s=10)
         shown = balancer.apply(table(web, web_2=100))
         assert shown["servers"]["web-1"]["connections"] == 1
         assert shown["servers"]["web-1"]["weight"] == 0
         assert shown["pending"] == ["web-1: not in the list, leaving, 1 requests in flight"]
         eventually(lambda: visits.answers["web-2"] > 0, "the next request did not go elsewhere", within_s=20)
-    assert visits.failures == []
+    assert (visits.failures, visits.closed) == ([], 0)
     assert list(balancer.apply(table(web, web_2=100))["servers"]) == ["web-2"]
 
 
@@ -173,7 +174,7 @@ def test_a_reload_while_draining_loses_neither_requests_nor_state(
     balancer: BalancerLab, web: dict[str, WebMachine]
 ) -> None:
     balancer.apply(table(web, web_1=100, web_2=100, web_3=100))
-    with visitors(balancer.port, 12, slow_every=3, slow_s=6) as visits:
+    with visitors("127.0.0.1", balancer.port, 12, slow_every=3, slow_page="/slow?seconds=6") as visits:
         eventually(lambda: balancer.show()["servers"]["web-1"]["connections"] >= 1, "no slow page", within_s=20)
         balancer.apply(table(web, web_1=0, web_2=100, web_3=100))
         balancer.reload()
@@ -222,7 +223,7 @@ def test_killed_at_any_moment_the_same_apply_finishes(balancer: BalancerLab, web
     lists = [table(web, web_1=100, web_2=10), table(web, web_2=0, web_3=100)]
     seen_in_between = 0
     rng = random.Random(2)
-    with visitors(balancer.port, 2) as visits:
+    with visitors("127.0.0.1", balancer.port, 2) as visits:
         balancer.apply(table(web, web_1=100, web_2=10, web_3=50))
         eventually(lambda: visits.answers.total() > 5, "nobody was answered", within_s=10)
         visits.failures.clear()
