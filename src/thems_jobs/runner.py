@@ -13,7 +13,7 @@ from thems_jobs.core.facts import Counters, Facts
 from thems_jobs.core.job import Done, Job, Look
 from thems_jobs.core.machine import answering
 from thems_jobs.core.outcome import Exit, Outcome, StepRun, machine_rows
-from thems_jobs.core.plan import Action, Plan, Refusal, Step, expected_s, heads
+from thems_jobs.core.plan import TABLES, Action, Plan, Refusal, Step, expected_s, heads
 from thems_jobs.core.record import Approved, Lease
 from thems_jobs.errors import EffectFailed, ThemsError, Transient, Unreachable
 from thems_jobs.lease import HeldLease
@@ -54,6 +54,7 @@ class _Run:
     runs: dict[str, StepRun] = field(default_factory=dict)
     ended: list[StepRun] = field(default_factory=list)
     attempts: dict[str, int] = field(default_factory=dict)
+    went_well: dict[str, int] = field(default_factory=dict)
     not_before: dict[str, float] = field(default_factory=dict)
     failed: dict[str, ThemsError] = field(default_factory=dict)
     closed_since: float = 0.0
@@ -217,13 +218,32 @@ def _ready(state: _Run, plan: Plan) -> list[Step]:
     in_flight = frozenset(step.key for steps in state.calls.values() for step in steps)
     ready = []
     for step in heads(plan, in_flight):
+        if not step.wait and state.went_well.get(step.key, 0) >= ATTEMPTS:
+            state.failed.setdefault(step.key, _in_vain(step))
         if step.key in state.failed or state.not_before.get(step.key, 0) > now:
             continue
         if whole and not step.wait and step.action is not Action.RESTORE:
             continue
         ready.append(step)
     busy = [steps[0].batch for steps in state.calls.values()]
-    return [step for step in ready if not step.batch or busy.count(step.batch) < BATCHES]
+    ready = [step for step in ready if not step.batch or busy.count(step.batch) < BATCHES]
+    turn = _turn_at_tables(state, ready)
+    return [step for step in ready if step.action not in TABLES or step.batch == turn]
+
+
+def _turn_at_tables(state: _Run, ready: list[Step]) -> str | None:
+    """Return which batch may change the balancers' tables now: of two at once, one would find the other's change."""
+    if any(steps[0].action in TABLES for steps in state.calls.values()):
+        return None
+    return next((step.batch for step in ready if step.action in TABLES), None)
+
+
+def _in_vain(step: Step) -> EffectFailed:
+    """Given an effect that went well again and again and is still planned, return that as its failure."""
+    return EffectFailed(
+        step.target, f"{step.action} went well {ATTEMPTS} times, and the platform still asks for it.",
+        "Look at what undoes it, then run the same command again.",
+    )  # fmt: skip
 
 
 def _batches(steps: list[Step]) -> list[tuple[Step, ...]]:
@@ -275,6 +295,9 @@ def _end(state: _Run, step: Step, error: ThemsError | None, outcome: str = "") -
             state.not_before[step.key] = now + BACKOFF_S * math.pow(2, attempts - 1)
         else:
             state.failed[step.key] = error
+    elif not outcome:
+        times = state.went_well[step.key] = state.went_well.get(step.key, 0) + 1
+        state.not_before[step.key] = now + (BACKOFF_S * math.pow(2, times - 2) if times > 1 else 0)
     if run:
         outcome = outcome or ("failed" if error else "ok")
         state.ended.append(replace(run, ended_at=now, outcome=outcome, detail=str(error) if error else run.detail))
