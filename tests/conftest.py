@@ -1,0 +1,7 @@
+"""What all tests share: nothing of the caller's own settings reaches them."""
+
+import os
+
+for name in [name for name in os.environ if name.startswith("THEMS_")]:
+    if name not in ("THEMS_LAB_CACHE", "THEMS_SEEDS", "THEMS_SEED", "THEMS_KILL_ALL", "THEMS_KILL_SEED"):
+        del os.environ[name]
