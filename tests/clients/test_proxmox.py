@@ -114,11 +114,10 @@ def test_a_machine_is_made_seen_used_and_removed(lab: Lab) -> None:
     assert not proxmox.running("pve2", 201)
     assert finished(proxmox, proxmox.start("pve2", 201)) == ""
     assert proxmox.running("pve2", 201)
-    assert proxmox.agent_ready("pve2", 201)
     assert (proxmox.agent_read("pve2", 201, "/etc/ssh/ssh_host_ed25519_key.pub") or "").startswith("ssh-ed25519 ")
     assert proxmox.agent_read("pve2", 201, "/no/such/file") is None
     assert finished(proxmox, proxmox.shutdown("pve2", 201, 5)) == ""
-    assert not proxmox.agent_ready("pve2", 201)
+    assert proxmox.agent_read("pve2", 201, "/etc/hostname") is None
     assert finished(proxmox, proxmox.destroy("pve2", 201)) == ""
     assert proxmox.config("pve2", 201) is None
     assert not proxmox.running("pve2", 201)

@@ -119,16 +119,6 @@ class Proxmox:
                 return None
             raise
 
-    def agent_ready(self, node: str, vmid: int) -> bool:
-        """True if the VM's guest agent answers. Proxmox itself waits up to 3 s for it."""
-        try:
-            self._connection.repeat("POST", f"nodes/{node}/qemu/{vmid}/agent/ping", {})
-        except EffectFailed as error:
-            if _NO_AGENT.search(error.detail) or _GONE.search(error.detail):
-                return False
-            raise
-        return True
-
     def agent_read(self, node: str, vmid: int, path: str) -> str | None:
         """Given a path in a VM, return the file's text, or None while no agent runs or the file is not there."""
         try:

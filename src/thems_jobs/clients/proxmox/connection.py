@@ -64,9 +64,9 @@ class Connection:
         self._count_lock = threading.Lock()
 
     def read(self, path: str, /, **parameters: object) -> Any:
-        return self.repeat("GET", path, parameters)
+        return self._repeat("GET", path, parameters)
 
-    def repeat(self, method: str, path: str, parameters: Mapping[str, object]) -> Any:
+    def _repeat(self, method: str, path: str, parameters: Mapping[str, object]) -> Any:
         """Ask something that changes nothing, again and elsewhere if there is no answer."""
         tries = Retrying(
             retry=retry_if_exception_type((_NotSentError, _LostError, Transient)),
