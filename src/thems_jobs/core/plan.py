@@ -41,6 +41,10 @@ class Action(StrEnum):
     AWAIT_CONVERT = "await-convert"
 
 
+# These change the balancers' tables.
+TABLES = frozenset({Action.ADMIT, Action.SERVE, Action.RESTORE, Action.WITHDRAW, Action.RETIRE})
+
+
 @dataclass(frozen=True)
 class Wait:
     """Why we wait, how often we look, when we give up (seconds)."""

@@ -69,8 +69,8 @@ def observe(platform: Platform, clients: Clients, previous: Facts | None, look: 
 def _everything(platform: Platform, clients: Clients, before: Facts | None) -> Facts:
     """Ask for all there is to know, what is independent at the same time.
 
-    Of what was seen `before`, a moment ago, only what the list of all VMs shows otherwise is asked again; that there
-    is quorum, too, was shown by the lease that was written since.
+    Of what was seen `before`, a moment ago, only what the list of all VMs shows otherwise is asked again, and no empty
+    address; that there is quorum was shown by the lease that was written since.
     """
     proxmox, at_once = clients.proxmox, clients.clock.at_once
     questions = (proxmox.resources, proxmox.quorate, lambda: _record(clients))
@@ -86,8 +86,10 @@ def _everything(platform: Platform, clients: Clients, before: Facts | None) -> F
     machines, strangers = _sort_out(platform, known, configs)
     machines |= {machine.name: machine for machine in same.values()}
     ours = {machine.address for machine in machines.values()}
-    every = sorted({address for tier in platform.tiers.values() for address in addresses_of(tier.network)} | ours)
+    ranges = {address for tier in platform.tiers.values() for address in addresses_of(tier.network)}
+    every = sorted(ours if before else ours | ranges)
     open_now = dict(zip(every, at_once(clients.ssh.answers, every), strict=True))
+    taken = {address: "a machine answers there" for address in every if address not in ours and open_now[address]}
     machines = {name: _awake(clients, machine, open_now[machine.address]) for name, machine in machines.items()}
     clients.ssh.know({machine.address: machine.host_key for machine in machines.values() if machine.host_key})
     facts = Facts(
@@ -99,7 +101,7 @@ def _everything(platform: Platform, clients: Clients, before: Facts | None) -> F
         storages=resources.storages,
         templates=templates,
         taken_vmids=frozenset(row.vmid for row in resources.vms),
-        taken_addresses={a: "a machine answers there" for a in every if a not in ours and open_now[a]},
+        taken_addresses=before.taken_addresses if before else taken,
         quorate=quorate,
         roles=clients.roles,
     )
