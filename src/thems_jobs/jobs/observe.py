@@ -266,6 +266,7 @@ def _follow_tasks(platform: Platform, clients: Clients, facts: Facts, look: Look
     ]
     if not unclear and not _tasks_due(facts, waited):
         return facts
+    long_ago = facts.at - facts.polled_at >= TASKS_IDLE_POLL_S
     facts = replace(facts, polled_at=facts.at)
     tasks = {task.upid: task for task in clients.proxmox.tasks()} if names else {}
     resources: Resources | None = None
@@ -275,8 +276,10 @@ def _follow_tasks(platform: Platform, clients: Clients, facts: Facts, look: Look
         task = _task_of(clients, tasks, machine)
         if task and task.ended_at is None:
             continue
-        if machine.power == "starting" and not (task and task.error):
-            machines[name] = replace(machine, power="", task="")
+        if waited.get(name) is Action.AWAIT_BOOT and not (task and task.error):
+            if long_ago:  # one that died while it booted is started again
+                running = clients.proxmox.running(machine.node, machine.vmid)
+                machines[name] = replace(machine, power="", task="", running=running)
             continue
         resources = resources or clients.proxmox.resources()
         after = _after_task(platform, clients, facts, machine, task, resources)
@@ -294,9 +297,7 @@ def _tasks_due(facts: Facts, waited: Mapping[str, Action]) -> bool:
     seconds = facts.known_record.seconds
     for name, action in waited.items():
         machine = facts.machines.get(name)
-        if machine is None or (
-            action is Action.AWAIT_BOOT and (machine.power != "starting" or since < TASKS_IDLE_POLL_S)
-        ):
+        if machine is None or (action is Action.AWAIT_BOOT and since < TASKS_IDLE_POLL_S):
             continue
         expected_s = seconds.get(action, min(ASSUMED_S[action], 5.0))
         over = facts.at - machine.task_at > 0.9 * expected_s
