@@ -8,6 +8,14 @@ from concurrent.futures import Future
 from typing import Any
 
 
+class Killed(BaseException):
+    """The process is gone: nothing of it may catch this and go on."""
+
+
+class Gone(Killed):
+    """What is left of a killed process finds out that it is: nobody is there to notice."""
+
+
 class VirtualClock:
     """A clock that goes from event to event. Calls of a run take a random time, and do their work within it."""
 
@@ -36,6 +44,8 @@ class VirtualClock:
         def act() -> None:
             try:
                 result = call()
+            except Gone:
+                return
             except Exception as error:  # as a thread would keep it for whoever asks
                 self.later(duration - acts_after, lambda error=error: future.set_exception(error))  # type: ignore[misc]
                 return

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from clock import VirtualClock
+from clock import Killed, VirtualClock
 from session import (
     AnsibleOfRun,
     BalancersOfRun,
     Faults,
-    Killed,
     ProxmoxOfRun,
     Session,
     SshOfRun,
@@ -194,9 +193,12 @@ class Schedule:
         try:
             outcome = run(wish.job(self.platform, clients), self.clock, options, lambda step: self._note(token, step))
         except Killed:
+            session.dead = True
             self.trace(f"{self.clock.now():.1f} {token}: killed in call {session.calls}")
             return None
         self.trace(f"{self.clock.now():.1f} {token}: {outcome.exit.name} {outcome.message} ({session.calls} calls)")
+        for refusal in outcome.refusals:
+            self.trace(f"    {refusal.reference}: {refusal}")
         self._judge(outcome)
         return outcome
 
@@ -227,7 +229,7 @@ class Schedule:
     def assert_converged(self, wish: Wish) -> None:
         """The platform is as it was asked to be: no more, no less, nothing left over."""
         record = read(self.world.vms[1000].description)
-        if record.intents or record.lease:
+        if record.intents or (record.lease and record.lease.until > self.clock.now()):
             raise Broken(f"left over in the record: {record.intents} {record.lease}")
         facts = Facts(self.clock.now(), record)
         wanted = targets(self.platform, facts)
@@ -283,19 +285,31 @@ def schedule_of(seed: int, trace: Callable[[str], None] = lambda _line: None) ->
         if outcome is not None and (outcome.exit is Exit.OK or (outcome.exit is Exit.REFUSED and schedule.obstacle())):
             break
         schedule.clock.pass_by(TIMEOUTS.lease_s + 1)
+        _follow_advice(schedule, outcome)
         outcome = schedule.run(wish)
     if outcome is None or outcome.exit is not Exit.OK:
         if not schedule.obstacle():
-            raise Broken(f"not converged after {CLEAN_RUNS} runs without faults: {outcome and outcome.message}")
+            raise Broken(f"not converged after {CLEAN_RUNS} runs without faults: {_why(outcome)}")
         return schedule
     schedule.clock.pass_by(120)  # what a dead or halted run had begun has ended by then
     outcome = schedule.run(wish)
     if outcome is None or outcome.exit is not Exit.OK:
         if schedule.obstacle():
             return schedule
-        raise Broken(f"converged, but the next run ends otherwise: {outcome and outcome.message}")
+        raise Broken(f"converged, but the next run ends otherwise: {_why(outcome)}")
     schedule.assert_converged(wish)
     return schedule
+
+
+def _follow_advice(schedule: Schedule, outcome: Outcome | None) -> None:
+    """Do what a refusal told the operator to do, where that is a command."""
+    for refusal in outcome.refusals if outcome else ():
+        if refusal.reference == "balancer-unreachable":
+            schedule.run(provision_wish(schedule.platform, refusal.subject))
+
+
+def _why(outcome: Outcome | None) -> str:
+    return "killed" if outcome is None else f"{outcome.message} {[str(refusal) for refusal in outcome.refusals]}"
 
 
 def _begin(schedule: Schedule) -> Wish:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from clock import Gone, Killed
 from world import Cluster, Machines, World
 
 from thems_jobs.clients.proxmox import Resources, Task, VmConfig
@@ -14,10 +15,7 @@ from thems_jobs.errors import EffectFailed, Transient, Unreachable
 
 T = TypeVar("T")
 RECORD_ATTEMPTS = 5
-
-
-class Killed(BaseException):
-    """The process is gone: nothing of it may catch this and go on."""
+CALLS_LIMIT = 5000  # a run that asks for more goes round in circles
 
 
 @dataclass
@@ -70,8 +68,10 @@ class Session:
 
     def _count(self, effect: Callable[[], object] | None) -> None:
         if self.dead:
-            raise Killed
+            raise Gone
         self.calls += 1
+        if self.calls > CALLS_LIMIT:
+            raise AssertionError(f"{self.calls} calls: the run goes round in circles")
         if self.calls == self.faults.stall_at:
             self.meanwhile()
         if self.calls == self.faults.kill_at:

@@ -166,8 +166,8 @@ def _steps_to_empty(platform: Platform, facts: Facts, machine: Machine, seen: li
     Of a balancer that cannot be reached nobody knows who uses it: it is not waited for.
     """
     name, steps = machine.name, list[Step]()
-    leaves = machine.phase is Phase.DRAINING and all(server.weight == 0 for server in seen)
-    if (machine.phase is Phase.SERVING or seen) and not leaves:
+    leaves = machine.phase is Phase.DRAINING and name not in facts.holders and all(s.weight == 0 for s in seen)
+    if (machine.phase in (Phase.SERVING, Phase.DRAINING) or seen) and not leaves:
         steps.append(_together(Action.WITHDRAW, name))
     own = not balanced(platform, machine.tier) and machine.phase in (Phase.SERVING, Phase.DRAINING)
     visited = bool(seen) or (own and machine.running and machine.ssh_open and machine.power != "stopping")

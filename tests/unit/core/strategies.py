@@ -135,7 +135,9 @@ def worlds(draw: DrawFn, sound: bool = False) -> tuple[Platform, Facts]:
     intents |= {m.name: Intent(m.vmid, 1, AT) for m in fleet.values() if m.stamp and draw(st.integers(0, 5)) == 0}
     room = 1 << 20 if sound else draw(st.sampled_from([1024, 1 << 14, 1 << 20]))
     online = [True if sound else draw(st.integers(0, 7)) > 0 for _ in platform.proxmox.nodes]
-    holders = tuple(name for name, view in balancers.items() if isinstance(view, Balancer))[:1]
+    candidates = sorted(m.name for m in fleet.values() if m.tier == "lb" and m.reachable and not m.locked)
+    answer = [name for name in candidates if isinstance(balancers.get(name), Balancer)]
+    holders = tuple(draw(st.permutations(answer or candidates))[:1]) if sound else tuple(candidates[:2])
     strangers = () if sound else draw(st.sampled_from([(), (), (Stranger(1150, "shop-web-3", "other", "not ours"),)]))
     nodes = dict(zip(platform.proxmox.nodes, online, strict=True))
     facts = Facts(

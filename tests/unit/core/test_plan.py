@@ -97,6 +97,18 @@ def test_what_is_wrong_with_a_serving_machine_is_mended(change: dict[str, object
     assert actions(plan_tiers(PLATFORM, facts, {"web": 2}), "shop-web-2") == expected
 
 
+def test_a_balancer_that_leaves_but_took_the_address_back_hands_it_over_again() -> None:
+    leaving = serving(PLATFORM, "lb", 3, phase=Phase.DRAINING, health="")
+    facts = replace(with_machine(sound_facts(PLATFORM), leaving), holders=("shop-lb-3",))
+    assert actions(plan_tiers(PLATFORM, facts, {"lb": 2}), "shop-lb-3")[:2] == ["withdraw", "await-drain"]
+
+
+def test_a_balancer_that_shuts_down_is_not_drained_again() -> None:
+    leaving = serving(PLATFORM, "lb", 3, phase=Phase.DRAINING, power="stopping")
+    facts = with_machine(sound_facts(PLATFORM), leaving)
+    assert actions(plan_tiers(PLATFORM, facts, {"lb": 2}), "shop-lb-3")[0] == "await-stop"
+
+
 def test_a_server_without_a_machine_is_taken_out_of_the_tables() -> None:
     facts = sound_facts(PLATFORM)
     ghost = {"shop-web-7": Server("10.77.1.17", 100, False, 0)}
