@@ -4,6 +4,7 @@ Inside the lab /sys/fs/cgroup is always the unified (v2) tree, so machines boot 
 Where the host keeps the memory controller in its v1 tree, machines are entered there too.
 """
 
+import errno
 import os
 import subprocess
 import time
@@ -62,8 +63,7 @@ def remove_lab_groups(name: str) -> None:
 
 def kill_lab_groups(name: str) -> None:
     """Kill whatever still runs in the lab's groups (nothing, unless the lab was cut off while it started)."""
-    with suppress(FileNotFoundError):
-        (find_trees().unified / name / "cgroup.kill").write_text("1")
+    _kill(find_trees().unified / name)
 
 
 class LabGroups:
@@ -118,9 +118,8 @@ class LabGroups:
         return 0
 
     def kill(self, leaf: str) -> None:
-        """Kill every process of a machine, frozen or not."""
-        with suppress(FileNotFoundError):
-            (self._unified / leaf / "cgroup.kill").write_text("1")
+        """Kill every process of a machine, frozen or not; nothing happens when its group is gone."""
+        _kill(self._unified / leaf)
 
     def freeze(self, leaf: str, frozen: bool) -> None:
         """Stop every process of a machine, or let them go on."""
@@ -131,6 +130,14 @@ class LabGroups:
         trees = [tree for tree in (self._unified, self._v1_memory) if tree is not None]
         removed = [_remove_tree(tree / leaf, within_s=5.0) for tree in trees]  # each is tried
         return all(removed)
+
+
+def _kill(group: Path) -> None:
+    try:
+        (group / "cgroup.kill").write_text("1")
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):  # ENODEV: removed between open and write
+            raise
 
 
 def _remove_tree(folder: Path, within_s: float) -> bool:
