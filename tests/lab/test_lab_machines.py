@@ -195,6 +195,9 @@ def test_sixteen_machines_boot_at_once_and_reach_each_other(new_machine: NewMach
     addresses = " ".join(machine.address for machine in machines)
     reached = first.says(_greet(addresses))
     assert reached.count("SSH-2.0") == 16
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda machine: machine.do("stop"), machines))
+    assert {machine.status() for machine in machines} == {"stopped"}
 
 
 def _knock(machine: Machine) -> str:
