@@ -1,10 +1,6 @@
 """The roles on real machines, through our own clients: two web machines behind two balancers."""
 
 import http.client
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -328,49 +324,3 @@ def test_each_machine_tells_its_own_trouble(roles: Roles) -> None:
     assert list(errors) == [broken.name]
     assert errors[broken.name].startswith("task 'Configure keepalived' failed: "), errors
     assert roles.ansible.converge(roles.hosts([broken, well]), roles.variables("balancer")) == {}
-
-
-def processes_with(mark: str) -> list[str]:
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            environment = (process / "environ").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if f"THEMS_TEST_MARK={mark}" in environment and "[mux]" not in command:
-            found.append(command)
-    return found
-
-
-@pytest.mark.parametrize("end", ["cancel", "limit", "kill"])
-def test_ansible_ends_soon_and_leaves_no_process(roles: Roles, tmp_path: Path, end: str) -> None:
-    playbook = tmp_path / "sleep.yml"
-    playbook.write_text("- hosts: all\n  gather_facts: false\n  tasks:\n    - ansible.builtin.command: sleep 100\n")
-    mark = tmp_path.name
-    script = f"""
-import sys, threading, time
-from pathlib import Path
-from thems_jobs.clients.ansible import Ansible
-from thems_jobs.clients.ssh import Ssh
-ssh = Ssh("thems", Path({str(roles.ssh.key_file)!r}), Path({str(tmp_path)!r}))
-ansible = Ansible(ssh, Path({str(tmp_path)!r}), {8 if end == "limit" else 100})
-if {end == "cancel"}:
-    threading.Thread(target=lambda: (sys.stdin.readline(), ansible.cancel())).start()
-print(ansible.play({str(playbook)!r}, {roles.hosts(roles.web)!r}, {{}}), flush=True)
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], env={**os.environ, "THEMS_TEST_MARK": mark},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdin
-    assert process.stdout
-    eventually(lambda: any("sleep 100" in line for line in processes_with(mark)), "ansible did not start", 60)
-    if end == "cancel":
-        process.stdin.write("now\n")
-        process.stdin.flush()
-    if end == "kill":
-        process.send_signal(signal.SIGKILL)
-    eventually(lambda: processes_with(mark) == [] and process.poll() is not None, "processes are left", within_s=20)
-    told = process.stdout.read()
-    assert {"cancel": "cancelled", "limit": "took too long", "kill": ""}[end] in told

@@ -131,14 +131,14 @@ class _Results:
         self._log = log
         self._complaints: dict[str, str] = {}
         self._unwell: set[str] | None = None  # None: the playbook did not come to its end
-        self._last = ""
+        self._error = ""  # the last line in which ansible itself complains
 
     def take(self, event: Mapping[str, Any]) -> bool:
         """Given an event, keep what matters; False tells ansible-runner not to write it to a file."""
         if output := event.get("stdout"):
             self._log.write(output.rstrip() + "\n")
             self._log.flush()
-            self._last = str(output).strip()
+            self._error = next((line for line in output.splitlines() if "ERROR" in line), self._error)
         data = event.get("event_data", {})
         kind = event.get("event")
         if kind in ("runner_on_failed", "runner_on_unreachable") and not data.get("ignore_errors"):
@@ -151,7 +151,7 @@ class _Results:
     def errors(self, hosts: Mapping[str, object], verdict: str) -> dict[str, str]:
         """Return what went wrong by host. Without a proper end, every host without a complaint shares the verdict."""
         if self._unwell is None:
-            shared = verdict or f"ansible ended early: {self._last[-500:] or 'without a word'}"
+            shared = verdict or f"ansible ended early: {self._error[-500:] or 'without a word'}"
             return {name: self._complaints.get(name, shared) for name in hosts}
         return {name: self._complaints.get(name, "failed, see the log") for name in hosts if name in self._unwell}
 
