@@ -135,6 +135,7 @@ class Schedule:
     late: list[Callable[[], object]] = field(default_factory=list)
     dead_tokens: set[str] = field(default_factory=set)
     runs: int = 0
+    last: Session | None = None  # of the latest run
 
     def __post_init__(self) -> None:
         self.clock = VirtualClock(self.chance)
@@ -181,6 +182,7 @@ class Schedule:
         self.runs += 1
         token = f"run-{self.runs}"
         session = Session(self.world, self.chance, faults or Faults(), meanwhile or (lambda: None), self.late)
+        self.last = session
         clients = Clients(
             proxmox=cast(Any, ProxmoxOfRun(session)), ssh=cast(Any, SshOfRun(session)),
             balancers=cast(Any, BalancersOfRun(session)), ansible=cast(Any, AnsibleOfRun(session)),
@@ -229,7 +231,9 @@ class Schedule:
     def assert_converged(self, wish: Wish) -> None:
         """The platform is as it was asked to be: no more, no less, nothing left over."""
         record = read(self.world.vms[1000].description)
-        if record.intents or (record.lease and record.lease.until > self.clock.now()):
+        lease = record.lease
+        held = lease and lease.until > self.clock.now() and lease.token not in self.dead_tokens
+        if record.intents or held:
             raise Broken(f"left over in the record: {record.intents} {record.lease}")
         facts = Facts(self.clock.now(), record)
         wanted = targets(self.platform, facts)

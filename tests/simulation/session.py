@@ -215,15 +215,14 @@ class AnsibleOfRun:
         self._session, self._machines = session, Machines(session.world)
 
     def converge(self, hosts: Mapping[str, tuple[str, str]], variables: Mapping[str, Any]) -> dict[str, str]:
-        errors = {}
+        errors, role = {}, variables["thems_role"]
         for name, (address, key) in hosts.items():
             if self._session.chance.random() < self._session.faults.playbook_fails:
                 errors[name] = "a task failed"
                 continue
             try:
-                role = variables["thems_role"]
                 error = self._session.write(
-                    lambda n=name, a=address, k=key: self._machines.play(n, a, k, role)  # type: ignore[misc]
+                    lambda a=address, k=key: self._machines.play(a, k, role)  # type: ignore[misc]
                 )
             except (Transient, EffectFailed) as lost:
                 error = str(lost)

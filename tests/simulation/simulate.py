@@ -1,6 +1,7 @@
 """Play many schedules, or one of them with every step shown: python tests/simulation/simulate.py --help."""
 
 import argparse
+import logging
 import sys
 import time
 import traceback
@@ -10,6 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from schedules import schedule_of
 
+SLICE = 50  # schedules that one process plays in a row
+
 
 def reproduce(seed: int) -> str:
     return f"python tests/simulation/simulate.py --seed {seed}"
@@ -18,6 +21,7 @@ def reproduce(seed: int) -> str:
 def play(first: int, count: int, within_s: float = float("inf")) -> tuple[int, list[str]]:
     """Given the first seed, a number and how long it may take, return how many were played and what went wrong."""
     failures, end, played = list[str](), time.monotonic() + within_s, 0
+    logging.disable(logging.CRITICAL)  # runs in trouble say so, thousands of times
     for seed in range(first, first + count):
         if time.monotonic() > end:
             break

@@ -10,13 +10,13 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from clock import VirtualClock
 
 from thems_jobs.clients.proxmox import Resources, Task, VmConfig, VmRow
 from thems_jobs.core import record as records
-from thems_jobs.core.facts import Balancer, Counters, Node, Server, Storage, TemplateImage, Unknown
+from thems_jobs.core.facts import Balancer, Counters, Node, Server, Storage, TemplateImage
 from thems_jobs.core.platform import Platform
 from thems_jobs.core.record import Record
 from thems_jobs.errors import EffectFailed, Refused, Transient, Unreachable
@@ -306,7 +306,7 @@ class Cluster:
         return world.task(node, "qmstart", vmid, world.chance.uniform(0.2, 4), end)
 
     def shutdown(self, node: str, vmid: int, timeout_s: float) -> str:
-        world = self.world
+        world, seconds = self.world, self.world.chance.uniform(0.5, min(timeout_s, 8))
 
         def end() -> str:
             vm = world.vms.get(vmid)
@@ -317,7 +317,7 @@ class Cluster:
             world.power(vm, False)
             return ""
 
-        return world.task(node, "qmshutdown", vmid, world.chance.uniform(0.5, 8), end)
+        return world.task(node, "qmshutdown", vmid, seconds, end)
 
     def destroy(self, node: str, vmid: int) -> str:
         world = self.world
@@ -416,7 +416,7 @@ class Machines:
             self.world.holder = peers[0].vmid
         self.world.changed()
 
-    def play(self, name: str, address: str, key: str, role: str) -> str:
+    def play(self, address: str, key: str, role: str) -> str:
         """Configure one machine; return what went wrong."""
         vm = self.world.at(address)
         if vm is None:
@@ -438,10 +438,3 @@ class Machines:
         vm = world.at(address)
         if vm is None or not vm.converged:
             raise Transient(name, f"http://{address} does not answer.")
-
-
-def unknown(error: Exception) -> Unknown:
-    return Unknown(str(error))
-
-
-Effect = Callable[[], Any]
