@@ -295,7 +295,7 @@ def visitors(
     if slow_count > 0:
         crowds.append(shop_visitors.Crowd(slow_count, slow_url, pause, timeout_s=60.0))
     summary = shop_visitors.let_in(crowds, stop, report.absolute() if report else None)
-    print(json.dumps({key: summary[key] for key in ("requests", "failed", "failures", "latency_ms", "served_by")}))
+    print("\n".join(shop_visitors.in_words(summary)))
     if summary["failed"]:
         raise typer.Exit(DEGRADED)
 

@@ -89,6 +89,17 @@ class Tally:
             }
 
 
+def in_words(summary: dict[str, Any]) -> list[str]:
+    """Given a summary, return it as lines for people, the one that matters last."""
+    lines = [
+        f"{url}: {found['count']:,} answers, half of them within {found['p50']:,.0f} ms, 95 % within "
+        f"{found['p95']:,.0f} ms, the slowest {found['max']:,.0f} ms"
+        for url, found in summary["latency_ms"].items()
+    ]
+    lines += [f"{times:,} times: {reason}" for reason, times in summary["failures"].items()]
+    return [*lines, f"{summary['requests']:,} requests in {summary['seconds']:.0f} s, {summary['failed']:,} failed."]
+
+
 def let_in(crowds: list[Crowd], stop: threading.Event, report: Path | None, every_s: float = 1.0) -> dict[str, Any]:
     """Let the crowds visit until stop is set, then until their last requests are answered; return the summary.
 
