@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from thems_jobs.lab.visitors import Crowd, Tally, let_in
+from thems_jobs.lab.visitors import Crowd, Tally, in_words, let_in
 from waiting import eventually
 
 
@@ -128,3 +128,9 @@ def test_percentiles_of_known_latencies() -> None:
     found = tally.summary()["latency_ms"]["http://shop/"]
     assert found["count"] == 100
     assert [round(found[name] / 1000) for name in ("p50", "p95", "max")] == [49, 94, 99]
+
+
+def test_what_they_saw_is_said_in_words_with_the_verdict_last(shop: Shop) -> None:
+    lines = in_words(visit_some(shop, "/busy"))
+    assert any(line.endswith("times: HTTP 503") for line in lines)
+    assert lines[-1].endswith(" failed.")
