@@ -152,7 +152,7 @@ class SshOfRun:
         self._session, self._machines = session, Machines(session.world)
         self.known: dict[str, str] = {}
 
-    def answers(self, address: str) -> bool:
+    def answers(self, address: str, _connect_s: float = 2.0) -> bool:
         return self._session.read(lambda: self._machines.answers(address)) if not self._session.dead else False
 
     def know(self, keys: Mapping[str, str]) -> None:

@@ -95,10 +95,11 @@ class Ssh:
         for address in changed:
             self._drop(address)
 
-    def answers(self, address: str) -> bool:
-        """Return whether an SSH server greets us at the address."""
+    def answers(self, address: str, connect_s: float = BANNER_TIMEOUT_S) -> bool:
+        """Return whether an SSH server greets us at the address; one that is there takes the connection at once."""
         try:
-            with socket.create_connection((address, PORT), timeout=BANNER_TIMEOUT_S) as connection:
+            with socket.create_connection((address, PORT), timeout=connect_s) as connection:
+                connection.settimeout(BANNER_TIMEOUT_S)
                 return connection.recv(4) == b"SSH-"
         except OSError:
             return False

@@ -33,6 +33,7 @@ from thems_jobs.jobs.images import newest_template
 
 TASKS_POLL_S = 2.0  # at most so often are the cluster's tasks asked for when one should be over
 TASKS_IDLE_POLL_S = 10.0  # and so often when none can be over yet
+KNOCK_S = 0.5  # for a machine that boots to take our connection; it is asked again, and others wait meanwhile
 
 
 @dataclass(frozen=True)
@@ -356,7 +357,7 @@ def _follow_boots(clients: Clients, facts: Facts, look: Look) -> Facts:
 
 
 def _knock(clients: Clients, machine: Machine) -> Machine:
-    if not clients.ssh.answers(machine.address):
+    if not clients.ssh.answers(machine.address, KNOCK_S):
         return replace(machine, ssh_open=False)
     try:
         return _with_host_key(clients, replace(machine, ssh_open=True, running=True, power="", task=""))
