@@ -7,11 +7,11 @@ import pytest
 from schedules import schedule_of
 from simulate import SLICE, play
 
-SCHEDULES = int(os.environ.get("SEEDS", "2000"))
-FIRST = int(os.environ.get("FIRST_SEED", "0"))
+SCHEDULES = int(os.environ.get("THEMS_SEEDS") or "2000")
+FIRST = int(os.environ.get("THEMS_SEED") or "0")
 
 
-@pytest.mark.timeout(0)  # SEEDS may ask for any number; a run that goes round in circles ends by itself
+@pytest.mark.timeout(0)  # THEMS_SEEDS may ask for any number; a run that goes round in circles ends by itself
 @pytest.mark.slow
 def test_random_schedules_converge_and_harm_nobody(capsys: pytest.CaptureFixture[str]) -> None:
     slices = [(first, min(SLICE, FIRST + SCHEDULES - first)) for first in range(FIRST, FIRST + SCHEDULES, SLICE)]

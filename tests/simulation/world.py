@@ -152,12 +152,16 @@ class World:
     def luck(self, odds: float) -> bool:
         return odds > 0 and self.chance.random() < odds
 
-    def vm(self, node: str, vmid: int) -> Vm:
+    def ours(self, node: str, vmid: int) -> Vm:
+        """Given where a VM of our pool is, return it. Raise Refused if it is not there: rights come with the pool."""
         vm = self.vms.get(vmid)
-        if vm is None or vm.node != node:
-            raise EffectFailed(f"nodes/{node}/qemu/{vmid}", NOT_THERE.format(node=node, vmid=vmid))
+        path = f"nodes/{node}/qemu/{vmid}"
+        if vm is None or vm.pool != self.platform.proxmox.pool:
+            raise Refused("privilege-missing", path, f"Permission check failed (/vms/{vmid}).", "Run doctor.")
+        if vm.node != node:
+            raise EffectFailed(path, NOT_THERE.format(node=node, vmid=vmid))
         if node in self.offline:
-            raise Transient(f"nodes/{node}/qemu/{vmid}", "no route to host It may have been carried out all the same.")
+            raise Transient(path, f"no route to {node}. It may have been carried out all the same.")
         return vm
 
     def power(self, vm: Vm, on: bool) -> None:
@@ -218,9 +222,9 @@ class Cluster:
         return vm is not None and vm.node == node and vm.running
 
     def agent_read(self, node: str, vmid: int, path: str) -> str | None:
-        vm = self.world.vms.get(vmid)
         assert path == "/etc/ssh/ssh_host_ed25519_key.pub"
-        return f"{vm.key} root@{vm.name}\n" if vm and vm.node == node and self.world.up(vm) else None
+        vm = self.world.ours(node, vmid)
+        return f"{vm.key} root@{vm.name}\n" if self.world.up(vm) else None
 
     def tasks(self) -> tuple[Task, ...]:
         return tuple(list(self.world.tasks.values())[-25:])
@@ -266,7 +270,7 @@ class Cluster:
     def configure(
         self, node: str, vmid: int, digest: str, options: Mapping[str, str | int], delete: Sequence[str] = ()
     ) -> None:
-        vm = self.world.vm(node, vmid)
+        vm = self.world.ours(node, vmid)
         if vm.lock:
             raise Transient(f"VM {vmid}", f"VM is locked ({vm.lock}).")
         if digest != vm.digest:
@@ -289,6 +293,7 @@ class Cluster:
 
     def start(self, node: str, vmid: int) -> str:
         world = self.world
+        world.ours(node, vmid)
 
         def end() -> str:
             vm = world.vms.get(vmid)
@@ -307,6 +312,7 @@ class Cluster:
 
     def shutdown(self, node: str, vmid: int, timeout_s: float) -> str:
         world, seconds = self.world, self.world.chance.uniform(0.5, min(timeout_s, 8))
+        world.ours(node, vmid)
 
         def end() -> str:
             vm = world.vms.get(vmid)
@@ -321,10 +327,9 @@ class Cluster:
 
     def destroy(self, node: str, vmid: int) -> str:
         world = self.world
-        vm = world.vms.get(vmid)
-        if vm is None or vm.node != node:
+        if vmid not in world.vms or world.vms[vmid].node != node:
             return ""
-        vm = world.vm(node, vmid)
+        vm = world.ours(node, vmid)
         if vm.protection:
             raise EffectFailed(f"VM {vmid}", f"can't remove VM {vmid} - protection mode enabled.")
         if vm.running:

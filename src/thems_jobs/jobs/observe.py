@@ -28,7 +28,7 @@ from thems_jobs.core.machine import balanced
 from thems_jobs.core.plan import ASSUMED_S, Action
 from thems_jobs.core.platform import Platform, addresses_of
 from thems_jobs.core.record import Record
-from thems_jobs.errors import EffectFailed, Refused, Transient, Unreachable
+from thems_jobs.errors import Refused, ThemsError
 from thems_jobs.jobs.images import newest_template
 
 TASKS_POLL_S = 2.0  # at most so often are the cluster's tasks asked for when one should be over
@@ -361,8 +361,8 @@ def _knock(clients: Clients, machine: Machine) -> Machine:
         return replace(machine, ssh_open=False)
     try:
         return _with_host_key(clients, replace(machine, ssh_open=True, running=True, power="", task=""))
-    except (Transient, Unreachable, EffectFailed):
-        return machine  # the agent is not there yet: the wait has a deadline
+    except ThemsError:
+        return machine  # the agent is not there yet, or the VM is not any more: the wait has a deadline
 
 
 # The balancers
