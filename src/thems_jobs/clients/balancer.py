@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +30,8 @@ class Balancers:
 
     def __init__(self, ssh: Ssh) -> None:
         self._ssh = ssh
+        self._one_change = threading.Lock()  # of ours at a time; anybody else's is found by the generation
+        self._written: dict[str, str] = {}  # generation of the list that we wrote last, by balancer
 
     def show(self, hosts: Mapping[str, str]) -> dict[str, Balancer | Unknown]:
         """Given addresses by balancer name, return what each one tells, or why it could not be had."""
@@ -51,13 +54,24 @@ class Balancers:
         """Give servers ("ip:port", weight) on every balancer; weight None takes a server out, others stay as they are.
 
         Nothing is changed anywhere if a balancer does not answer, if one would be left with fewer than least_serving
-        servers that are up and have weight, or if a list is not of the generation given for it; the last two raise
-        Transient. Raise Unreachable or EffectFailed when some of the balancers may have changed and others not:
-        the same change again finishes.
+        servers that are up and have weight, or if a list is neither of the generation given for it nor the one that
+        we wrote last; the last two raise Transient. Raise Unreachable or EffectFailed when some of the balancers may
+        have changed and others not: the same change again finishes.
         """
+        with self._one_change:
+            self._change(hosts, wanted, least_serving, generations or {})
+
+    def _change(
+        self,
+        hosts: Mapping[str, str],
+        wanted: Mapping[str, tuple[str, int | None]],
+        least_serving: int,
+        generations: Mapping[str, str],
+    ) -> None:
         views = self._each(hosts, self._show)
         for name, (view, _) in views.items():
-            if generations and generations.get(name, view.generation) != view.generation:
+            known = (generations.get(name, view.generation), self._written.get(name))
+            if view.generation not in known:
                 raise Transient(name, "its list of servers was changed by somebody else meanwhile.")
             _demand_serving(name, view, wanted, least_serving)
 
@@ -66,7 +80,8 @@ class Balancers:
             servers = _changed(table, wanted)
             entries = {key: {"address": to, "weight": weight} for key, (to, weight) in servers.items()}
             text = json.dumps({"servers": entries})
-            self._ask(name, address, ["apply", "--expect", view.generation], text)
+            answer = self._ask(name, address, ["apply", "--expect", view.generation], text)
+            self._written[name] = read_view(name, answer)[0].generation
 
         self._each(hosts, apply)
 

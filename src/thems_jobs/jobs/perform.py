@@ -9,7 +9,7 @@ from thems_jobs.clients.proxmox import VmConfig
 from thems_jobs.core.facts import Balancer, Facts, Machine, Phase, Stamp
 from thems_jobs.core.identity import choose_vmids, doubts, read_stamp, tags_of, tier_of, write_stamp
 from thems_jobs.core.job import Done
-from thems_jobs.core.machine import FULL_WEIGHT, balanced
+from thems_jobs.core.machine import FULL_WEIGHT, answering, balanced
 from thems_jobs.core.plan import Action, Step
 from thems_jobs.core.platform import Platform, addresses_of
 from thems_jobs.core.record import Intent, Record
@@ -255,7 +255,8 @@ def _give_weight(platform: Platform, clients: Clients, facts: Facts, steps: Sequ
     }
     hosts = {name: facts.machines[name].address for name in facts.balancers}
     least = platform.tiers[platform.balancing.web_tier].minimum if weight == 0 else 0
-    clients.balancers.change(hosts, wanted, least_serving=least)
+    seen = {name: view.generation for name, view in answering(facts).items()}
+    clients.balancers.change(hosts, wanted, least_serving=least, generations=seen)
 
 
 def _admit(platform: Platform, clients: Clients, facts: Facts, steps: Sequence[Step]) -> dict[str, Done]:
