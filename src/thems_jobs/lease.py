@@ -52,6 +52,20 @@ class HeldLease:
             self.until, self.record = record.lease.until, record
         return others[0] if others else None
 
+    def forget_the_dead(self, is_finished: Callable[[Approved], bool]) -> None:
+        """Take out of the record what a run left that died when all was done: its lease, and its finished approval."""
+
+        def change(record: Record) -> Record:
+            if self.of_another(record):
+                return record
+            approved = record.approved
+            return replace(record, lease=None, approved=None if approved and is_finished(approved) else approved)
+
+        try:
+            self.change_record(change)
+        except ThemsError as error:
+            log.warning("What a dead run left in the record stays there: %s", error)
+
     def keep(self) -> None:
         """Renew the lease when half of it is over. Once it is lost, `lost` says so and nothing may be started."""
         now = self.clock.now()

@@ -121,6 +121,7 @@ def _refused(error: ThemsError) -> _Ending:
 def _refusal_before(state: _Run, plan: Plan, facts: Facts) -> _Ending | None:
     """Given the plan, return why it ends before anything is changed, or None when it may go on."""
     if not plan.steps and not plan.refusals:
+        _tidy(state, facts)
         exit_code = Exit.DEGRADED if plan.warnings else Exit.OK
         return _Ending(
             exit_code, plan.warnings[0] if plan.warnings else "Nothing to do: all is as declared.", (), False
@@ -138,6 +139,13 @@ def _refusal_before(state: _Run, plan: Plan, facts: Facts) -> _Ending | None:
     if not state.options.approve(plan, facts):
         return _Ending(Exit.REFUSED, "Not approved, nothing was changed.")
     return None
+
+
+def _tidy(state: _Run, facts: Facts) -> None:
+    """Given that nothing is to be done, take out of the record what a run left that died after its last step."""
+    record = facts.known_record
+    if (record.lease or record.approved) and state.lease.of_another(record) is None:
+        state.lease.forget_the_dead(lambda approved: approval.finished(approved, facts))
 
 
 def _apply(state: _Run, plan: Plan, before: Facts) -> _Ending:

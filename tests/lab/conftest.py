@@ -67,7 +67,7 @@ def provisioned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture
-def shop(provisioned: Shop) -> Shop:
+def shop(provisioned: Shop) -> Iterator[Shop]:
     """The provisioned platform with two web machines and nothing wrong, whatever the test before left."""
     try:
         provisioned.expect_settled(web=2)
@@ -75,4 +75,5 @@ def shop(provisioned: Shop) -> Shop:
         print(f"mending what an earlier test left: {trouble}")
         provisioned.recover()
         provisioned.expect_settled(web=2)
-    return provisioned
+    yield provisioned
+    provisioned.end_runs()

@@ -117,11 +117,10 @@ class Run:
     def until_step(self, action: str, target: str = "", within_s: float = 120) -> "Run":
         """Wait until such a step has ended."""
 
-        def ended() -> bool:
-            assert self.process.poll() is None or self._has(action, target), f"over too soon: {self}"
-            return self._has(action, target)
-
-        eventually(ended, f"no {action} {target}: {self.steps}", within_s)
+        eventually(
+            lambda: self._has(action, target) or self.process.poll() is not None, f"no {action} {target}", within_s
+        )
+        assert self._has(action, target), f"over too soon: {self.wait()}"
         return self
 
     def _has(self, action: str, target: str) -> bool:
@@ -166,6 +165,7 @@ class Shop:
     client: RootClient
     folder: Path  # for platform files and reports
     foreign: dict[int, str] = field(default_factory=dict)  # digests of VMs that nobody of us may touch
+    runs: list[Run] = field(default_factory=list)  # of the test that goes on
 
     # The operator
 
@@ -188,7 +188,9 @@ class Shop:
             command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, errors="replace", start_new_session=True,
         )  # fmt: skip
-        return Run(arguments, process, mark, report_dir, on_step)
+        run = Run(arguments, process, mark, report_dir, on_step)
+        self.runs.append(run)
+        return run
 
     def run(self, *arguments: str, platform: Path | None = None, exit_code: int = 0) -> Run:
         """Run `thems-jobs …` to its end, which must be of this code."""
@@ -196,13 +198,22 @@ class Shop:
         assert run.code == exit_code, f"exit {exit_code} expected\n{run}"
         return run
 
-    def platform_with(self, ca_file: Path | None = None, **timeouts: float) -> Path:
-        """Return a platform file like the lab's with other timeouts, or another authority for the API."""
+    def end_runs(self) -> None:
+        """End whatever a test started and did not wait for."""
+        for run in self.runs:
+            if run.process.poll() is None:
+                run.process.kill()
+                run.process.wait()
+        self.runs.clear()
+
+    def platform_with(self, *, reach: bool = True, ca_file: Path | None = None, **timeouts: float) -> Path:
+        """Return a platform file like the lab's with other timeouts, another authority for the API, or for a process
+        that is in the lab's network already."""
         document = yaml.safe_load(self.layout.platform.read_text())
         document["timeouts"].update(timeouts)
         home = self.layout.directory
         document["proxmox"].update(token_file=str(home / "token"), ca_file=str(ca_file or home / "ca.pem"))
-        document["reach"]["netns"] = str(home / "netns")
+        document["reach"]["netns"] = str(home / "netns") if reach else None
         document["ssh"]["key_file"] = str(home / "ssh_key")
         path = self.folder / f"platform-{uuid.uuid4().hex}.yaml"
         path.write_text(yaml.safe_dump(document))

@@ -1,5 +1,6 @@
 """What an approval binds: somebody agreed to a plan, and a later run may do what remains of it, nothing else."""
 
+from thems_jobs.core.facts import Facts, Phase
 from thems_jobs.core.plan import Plan, Refusal
 from thems_jobs.core.record import Approved
 
@@ -15,6 +16,13 @@ def covers(approved: Approved, plan: Plan) -> bool:
     """True if the plan touches no machine in a way that was not approved."""
     now = approve(plan, "", 0, "").changes
     return all(set(now[way]) <= set(approved.changes.get(way, ())) | {"record"} for way in now)
+
+
+def finished(approved: Approved, facts: Facts) -> bool:
+    """True if every machine that the approval is about serves, or is gone, as was approved."""
+    up = [facts.machines[name] for name in approved.changes.get("up", ()) if name in facts.machines]
+    down = approved.changes.get("down", ())
+    return all(machine.phase is Phase.SERVING for machine in up) and facts.machines.keys().isdisjoint(down)
 
 
 def closed(plan: Plan, expected: str, approved: Approved | None) -> list[Refusal]:
