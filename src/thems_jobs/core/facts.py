@@ -199,6 +199,7 @@ class Facts:
     quorate: bool = True
     front: str = ""  # check through the VRRP address: "" not asked, "ok", or what was wrong
     polled_at: float = 0.0  # when the cluster's tasks were last asked for
+    listed_at: float = 0.0  # when the list of all VMs was last asked whether machines that boot still run
     roles: Mapping[str, str] = field(default_factory=dict)  # tier: digest of the configuration it should have
 
     @property

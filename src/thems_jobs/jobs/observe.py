@@ -61,6 +61,7 @@ def observe(platform: Platform, clients: Clients, previous: Facts | None, look: 
         facts = _follow_record(platform, facts, look.record or _record(clients))
     facts = _follow_tasks(platform, clients, facts, look)
     facts = _follow_boots(clients, facts, look)
+    facts = _follow_starts(platform, clients, facts, look)
     return _follow_balancers(platform, clients, facts, look)
 
 
@@ -74,11 +75,11 @@ def _everything(platform: Platform, clients: Clients, before: Facts | None) -> F
     address; that there is quorum was shown by the lease that was written since.
     """
     proxmox, at_once = clients.proxmox, clients.clock.at_once
-    questions = (proxmox.resources, proxmox.quorate, lambda: _record(clients))
+    resources = proxmox.resources()  # tells where the record is, too
     if before is None or not before.quorate:
-        resources, quorate, known = at_once(lambda question: question(), questions)
+        quorate, known = at_once(lambda question: question(), (proxmox.quorate, lambda: _record(clients)))
     else:
-        resources, quorate, known = proxmox.resources(), True, before.record
+        quorate, known = True, before.record
     rows = _rows_of_interest(platform, resources, known)
     same = _unchanged(platform, before, rows) if before else {}
     rows = [row for row in rows if row.vmid not in same]
@@ -253,11 +254,11 @@ def _follow_record(platform: Platform, facts: Facts, record: Record | Unknown) -
 
 
 def _follow_tasks(platform: Platform, clients: Clients, facts: Facts, look: Look) -> Facts:
-    """Look at machines whose clone, start, stop or removal was touched or is waited for."""
+    """Look at machines whose clone, stop or removal was touched or is waited for."""
     waited = {
         step.target: step.action
         for step in look.waits
-        if step.action in (Action.AWAIT_CLONE, Action.AWAIT_STOP, Action.AWAIT_DESTROY, Action.AWAIT_BOOT)
+        if step.action in (Action.AWAIT_CLONE, Action.AWAIT_STOP, Action.AWAIT_DESTROY)
     }
     names = [name for name in waited if name in facts.machines]
     unclear = [
@@ -267,7 +268,6 @@ def _follow_tasks(platform: Platform, clients: Clients, facts: Facts, look: Look
     ]
     if not unclear and not _tasks_due(facts, waited):
         return facts
-    long_ago = facts.at - facts.polled_at >= TASKS_IDLE_POLL_S
     facts = replace(facts, polled_at=facts.at)
     tasks = {task.upid: task for task in clients.proxmox.tasks()} if names else {}
     resources: Resources | None = None
@@ -276,11 +276,6 @@ def _follow_tasks(platform: Platform, clients: Clients, facts: Facts, look: Look
         machine = machines[name]
         task = _task_of(clients, tasks, machine)
         if task and task.ended_at is None:
-            continue
-        if waited.get(name) is Action.AWAIT_BOOT and not (task and task.error):
-            if long_ago:  # one that died while it booted is started again
-                running = clients.proxmox.running(machine.node, machine.vmid)
-                machines[name] = replace(machine, power="", task="", running=running)
             continue
         resources = resources or clients.proxmox.resources()
         after = _after_task(platform, clients, facts, machine, task, resources)
@@ -298,7 +293,7 @@ def _tasks_due(facts: Facts, waited: Mapping[str, Action]) -> bool:
     seconds = facts.known_record.seconds
     for name, action in waited.items():
         machine = facts.machines.get(name)
-        if machine is None or (action is Action.AWAIT_BOOT and since < TASKS_IDLE_POLL_S):
+        if machine is None:
             continue
         expected_s = seconds.get(action, min(ASSUMED_S[action], 5.0))
         over = facts.at - machine.task_at > 0.9 * expected_s
@@ -354,6 +349,31 @@ def _follow_boots(clients: Clients, facts: Facts, look: Look) -> Facts:
     seen = clients.clock.at_once(lambda machine: _knock(clients, machine), booting)
     clients.ssh.know({machine.address: machine.host_key for machine in seen if machine.host_key})
     return replace(facts, machines={**facts.machines, **{machine.name: machine for machine in seen}})
+
+
+def _follow_starts(platform: Platform, clients: Clients, facts: Facts, look: Look) -> Facts:
+    """Find out which of the machines that boot do not run (any more): their start failed, or they died meanwhile."""
+    waited = [step.target for step in look.waits if step.action is Action.AWAIT_BOOT]
+    booting = [machine for name in waited if (machine := facts.machines.get(name)) and not machine.ssh_open]
+    due = [m for m in booting if facts.at - max(m.task_at, facts.listed_at) >= TASKS_IDLE_POLL_S]
+    if not due:
+        return facts
+    resources = clients.proxmox.resources()
+    listed = {row.vmid for row in resources.vms if row.status == "running"}
+    machines = dict(facts.machines)
+    for machine in due:
+        if machine.vmid in listed:
+            continue
+        task = _task_of(clients, {}, machine)
+        if task and task.error:
+            if after := _after_task(platform, clients, facts, machine, task, resources):
+                machines[machine.name] = after
+            else:
+                del machines[machine.name]
+        elif not task or task.ended_at is not None:  # the list lags: that one runs is believed, the contrary is asked
+            running = clients.proxmox.running(machine.node, machine.vmid)
+            machines[machine.name] = replace(machine, power="", task="", running=running)
+    return replace(facts, machines=machines, listed_at=facts.at)
 
 
 def _knock(clients: Clients, machine: Machine) -> Machine:
