@@ -4,6 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
 LAB="${THEMS_LAB_DIR:-/var/lib/thems-lab}"
+OUT="$PWD/.reports"
+mkdir -p "$OUT"
 export THEMS_PLATFORM="$LAB/platform.yaml"
 began=$SECONDS
 
@@ -28,10 +30,10 @@ run thems-jobs provision --yes
 run thems-jobs status
 
 say "3. Visitors come: 24 of them, two on a page that takes ten seconds"
-rm -f "$LAB/visitors.stop"
-thems-jobs lab visitors --dir "$LAB" --count 22 --slow-count 2 --stop-file "$LAB/visitors.stop" --report "$LAB/visitors.json" >"$LAB/visitors.txt" 2>&1 &
+rm -f "$OUT/visitors.stop"
+thems-jobs lab visitors --dir "$LAB" --count 22 --slow-count 2 --stop-file "$OUT/visitors.stop" --report "$OUT/visitors.json" >"$OUT/visitors.txt" 2>&1 &
 visitors=$!
-trap 'touch "$LAB/visitors.stop"; wait "$visitors" 2>/dev/null || true' EXIT
+trap 'touch "$OUT/visitors.stop"; wait "$visitors" 2>/dev/null || true' EXIT
 
 say "4. Scale for event: what would happen?"
 until=$(date -u -d '+3 hours' +%Y-%m-%dT%H:%MZ)
@@ -42,15 +44,15 @@ say "5. Scale for event: do it"
 run thems-jobs scale "${event[@]}" --yes --report-dir .
 
 say "6. The show is over: back to two, draining first"
-run thems-jobs scale --end fashion-show --yes --report-dir "$LAB/reports/back"
+run thems-jobs scale --end fashion-show --yes --report-dir .reports/back
 run thems-jobs status
 
 say "7. What the visitors saw"
-touch "$LAB/visitors.stop"
+touch "$OUT/visitors.stop"
 trap - EXIT
 code=0
 wait "$visitors" || code=$?
-cat "$LAB/visitors.txt"
+cat "$OUT/visitors.txt"
 [ "$code" = 0 ] || { echo "Visitors were refused or cut: see above."; exit "$code"; }
 
 say "Done. Open report.html; the lab stays up (thems-jobs lab down removes it)."

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from thems_jobs.clock import Clock
 from thems_jobs.core import approval, gates
-from thems_jobs.core.facts import Counters, Facts
+from thems_jobs.core.facts import Counters, Facts, Phase
 from thems_jobs.core.job import Done, Job, Look
 from thems_jobs.core.machine import answering
 from thems_jobs.core.outcome import Exit, Outcome, StepRun, machine_rows
@@ -58,6 +58,7 @@ class _Run:
     not_before: dict[str, float] = field(default_factory=dict)
     failed: dict[str, ThemsError] = field(default_factory=dict)
     closed_since: float = 0.0
+    before: Facts | None = None
     facts: Facts | None = None  # the latest
 
     def __post_init__(self) -> None:
@@ -83,7 +84,7 @@ def run(job: Job, clock: Clock, options: Options, on_step: Callable[[StepRun], N
         plan, before = preview(job)
     except ThemsError as error:
         return _outcome(state, started_at, Plan(), None, None, _refused(error))
-    state.measured = before.known_record.seconds
+    state.before, state.measured = before, before.known_record.seconds
     try:
         ending = _refusal_before(state, plan, before) or _apply(state, plan, before)
     except ThemsError as error:
@@ -207,7 +208,7 @@ def _work(state: _Run, approved: Approved, facts: Facts) -> _Ending:
         _start_waits(state, waits)
         for batch in _batches([step for step in ready if not step.wait]):
             _start(state, batch, facts)
-        later = [at for key, at in state.not_before.items() if any(step.key == key for step in plan.steps)]
+        later = _later(state, plan)
         if not state.calls and not waits and not state.closed_since and not later:
             return _finished(state, plan)
         if state.closed_since and _given_up(state):
@@ -252,6 +253,13 @@ def _in_vain(step: Step) -> EffectFailed:
         step.target, f"{step.action} went well {ATTEMPTS} times, and the platform still asks for it.",
         "Look at what undoes it, then run the same command again.",
     )  # fmt: skip
+
+
+def _later(state: _Run, plan: Plan) -> list[float]:
+    """Return when the heads that failed for a while may begin again; what waits for others is no head yet."""
+    now = state.clock.now()
+    times = [state.not_before.get(step.key, 0) for step in heads(plan, frozenset()) if step.key not in state.failed]
+    return [at for at in times if at > now]
 
 
 def _batches(steps: list[Step]) -> list[tuple[Step, ...]]:
@@ -392,12 +400,24 @@ def _finished(state: _Run, plan: Plan) -> _Ending:
     if state.failed or plan.refusals or plan.steps:
         first = next(iter(state.failed.values()), None) or (plan.refusals[0] if plan.refusals else "")
         return _Ending(Exit.HALTED, f"Halted: {first}", refusals)
-    made = len({step.target for step in state.ended if step.action == Action.SERVE})
-    gone = len({step.target for step in state.ended if step.action == Action.AWAIT_DESTROY})
-    parts = [f"{made} now serve" if made else "", f"{gone} are gone" if gone else ""]
-    text = ", ".join(part for part in parts if part) or "all is as declared"
+    text = _in_words(state.before, state.facts) or "all is as declared"
     exit_code = Exit.DEGRADED if plan.warnings else Exit.OK
     return _Ending(exit_code, f"Done: {text}." + "".join(f" {w}" for w in plan.warnings), (), False)
+
+
+def _in_words(before: Facts | None, after: Facts | None) -> str:
+    """Given the facts before and after, return who serves now and did not, or did and does no more."""
+    if before is None or after is None:
+        return ""
+    parts = []
+    for tier in sorted({machine.tier for machine in (*before.machines.values(), *after.machines.values())}):
+        first, last = ({m.name for m in facts.of_tier(tier) if m.phase is Phase.SERVING} for facts in (before, after))
+        if first != last:
+            count = (
+                f"{len(first)} → {len(last)}" if len(first) != len(last) else f"{len(last)}, {len(last - first)} new"
+            )
+            parts.append(f"{tier} {count} serving")
+    return ", ".join(parts)
 
 
 def _outcome(
