@@ -406,7 +406,7 @@ def _finished(state: _Run, plan: Plan) -> _Ending:
 
 
 def _in_words(before: Facts | None, after: Facts | None) -> str:
-    """Given the facts before and after, return who serves now and did not, or did and does no more."""
+    """Given the facts before and after, return how many serve now, where that changed."""
     if before is None or after is None:
         return ""
     parts = []
