@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,16 +42,19 @@ class World:
             **os.environ, "THEMS_PLATFORM": str(self.layout.platform), "ANSIBLE_SSH_TRANSFER_METHOD": "piped",
             "PATH": f"{self.layout.directory / 'bin'}:{os.environ['PATH']}",
         }  # fmt: skip
+        # VmHWM and not ru_maxrss, which a process inherits from the one that started it.
         at_exit = (
-            "import atexit, pathlib, resource; atexit.register(lambda: "
-            f"pathlib.Path({str(peak_file)!r}).write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)))\n"
+            "import atexit, pathlib; atexit.register(lambda: "
+            f"pathlib.Path({str(peak_file)!r}).write_text(pathlib.Path('/proc/self/status').read_text()))\n"
         )
         done = subprocess.run(
             [sys.executable, "-c", at_exit + COMMAND, *arguments, "--json", "--yes"],
             env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return Ran(json.loads(done.stdout), int(peak_file.read_text()) / 1024)
+        peak_kib = re.search(r"VmHWM:\s+(\d+) kB", peak_file.read_text())
+        assert peak_kib is not None
+        return Ran(json.loads(done.stdout), int(peak_kib[1]) / 1024)
 
 
 @contextmanager
