@@ -19,9 +19,12 @@ class Gone(Killed):
 class VirtualClock:
     """A clock that goes from event to event. Calls of a run take a random time, and do their work within it."""
 
+    DAYS = 2  # a schedule that takes longer waits for what never comes
+
     def __init__(self, chance: random.Random, start: float = 1_800_000_000.0) -> None:
         self._chance = chance
         self._now = start
+        self._end = start + self.DAYS * 86400
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self.stop_at = float("inf")
@@ -55,6 +58,8 @@ class VirtualClock:
         return future
 
     def wait(self, calls: Collection["Future[Any]"], timeout_s: float) -> None:
+        if self._now > self._end:
+            raise AssertionError(f"still waiting after {self.DAYS} days")
         end, was_stopping = self._now + timeout_s, self.stopping()
         while self._events and self._events[0][0] <= end:
             if any(call.done() for call in calls) or self.stopping() != was_stopping:

@@ -164,6 +164,7 @@ class BalancersOfRun:
 
     def __init__(self, session: Session) -> None:
         self._session, self._machines = session, Machines(session.world)
+        self._written: dict[str, str] = {}  # generation of the list that this run wrote last, by balancer
 
     def show(self, hosts: Mapping[str, str]) -> dict[str, Balancer | Unknown]:
         views: dict[str, Balancer | Unknown] = {}
@@ -186,7 +187,7 @@ class BalancersOfRun:
     ) -> None:
         views = {name: self._one(name, address) for name, address in hosts.items()}
         for name, view in views.items():
-            if generations and generations.get(name, view.generation) != view.generation:
+            if view.generation not in ((generations or {}).get(name, view.generation), self._written.get(name)):
                 raise Transient(name, "its list of servers was changed by somebody else meanwhile.")
             serving = {key for key, server in view.servers.items() if server.up and server.weight > 0}
             taken = {key for key in serving if key in wanted and not wanted[key][1]}
@@ -196,7 +197,7 @@ class BalancersOfRun:
         for name, address in hosts.items():
             generation = views[name].generation
             try:
-                self._session.write(
+                self._written[name] = self._session.write(
                     lambda n=name, a=address, g=generation: self._machines.apply(n, a, g, wanted)  # type: ignore[misc]
                 )
             except (Transient, Unreachable, EffectFailed) as error:

@@ -399,8 +399,8 @@ class Machines:
             raise EffectFailed(name, "show ended with 1: there is no such program.")
         return vm
 
-    def apply(self, name: str, address: str, expected: str, wanted: Mapping[str, tuple[str, int | None]]) -> None:
-        """Change a balancer's table if it is the expected one."""
+    def apply(self, name: str, address: str, expected: str, wanted: Mapping[str, tuple[str, int | None]]) -> str:
+        """Change a balancer's table if it is the expected one, and return its new generation."""
         vm, world = self._balancer(name, address), self.world
         if self.generation(vm) != expected:
             raise Transient(name, "its list of servers was changed by somebody else meanwhile.")
@@ -413,6 +413,7 @@ class Machines:
                 vm.leaves[key] = world.now() + stays
             vm.table[key] = (to, weight)
         world.changed()
+        return self.generation(vm)
 
     def hand_over(self, name: str, address: str) -> None:
         vm = self._balancer(name, address)

@@ -148,8 +148,9 @@ def balancers(platform: Platform, facts: Facts, touched: Collection[str]) -> lis
     """Every balancer answers, knows no stranger, and exactly one holds the VRRP address.
 
     One that the same plan brings up or removes (`touched`) need not answer: the tables are changed only after that.
+    While none answers, nobody need hold the address either.
     """
-    refusals = []
+    refusals, some_answer = [], any(isinstance(view, Balancer) for view in facts.balancers.values())
     for name, view in facts.balancers.items():
         if isinstance(view, Unknown):
             if name in touched:
@@ -169,7 +170,7 @@ def balancers(platform: Platform, facts: Facts, touched: Collection[str]) -> lis
                     "Somebody added it by hand: take it out, or bring it under the platform's names.",
                 )
             )  # fmt: skip
-    if facts.balancers and len(facts.holders) != 1:
+    if len(facts.holders) > 1 or (some_answer and not facts.holders):
         refusals.append(
             Refusal(
                 "vrrp-holder", platform.balancing.address,

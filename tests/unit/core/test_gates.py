@@ -122,6 +122,14 @@ def test_a_balancer_that_the_plan_replaces_need_not_answer() -> None:
     assert all(first <= step.after for step in plan.steps if step.action is Action.ADMIT)
 
 
+def test_balancers_that_are_all_down_are_brought_up_although_nobody_holds_the_address() -> None:
+    facts = sound_facts(PLATFORM, holders=(), balancers=dict.fromkeys(("shop-lb-1", "shop-lb-2"), Unknown("no route")))
+    down = {name: replace(m, running=False, ssh_open=False) for name, m in facts.machines.items() if m.tier == "lb"}
+    facts = replace(facts, machines={**facts.machines, **down})
+    assert references(PLATFORM, facts, web=3, lb=2) == []
+    assert references(PLATFORM, facts, web=3) == ["balancer-unreachable", "no-balancer"]
+
+
 def test_two_tiers_do_not_get_the_same_room() -> None:
     room = {"pve1": Node("pve1", True, 64, 0, 2048 + 1024 + 512, 0)}
     storages = (Storage("shared", "pve1", True, True, 1 << 20),)
