@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from thems_jobs.clients.proxmox import VmConfig
-from thems_jobs.core.facts import Balancer, Facts, Machine, Phase, Stamp
+from thems_jobs.core.facts import Facts, Machine, Phase, Stamp, Unknown
 from thems_jobs.core.identity import choose_vmids, doubts, read_stamp, tags_of, tier_of, write_stamp
 from thems_jobs.core.job import Done
 from thems_jobs.core.machine import FULL_WEIGHT, answering, balanced
@@ -293,7 +293,8 @@ def _withdraw(platform: Platform, clients: Clients, facts: Facts, steps: Sequenc
     _give_weight(platform, clients, facts, steps, 0)
     for step in steps:
         machine = facts.machines[step.target]
-        if isinstance(facts.balancers.get(machine.name), Balancer):  # one that is dead holds nothing to hand over
+        dead = isinstance(facts.balancers.get(machine.name), Unknown)  # it holds nothing to hand over
+        if not balanced(platform, machine.tier) and not dead:
             clients.balancers.hand_over(machine.name, machine.address)
     return _each(facts, steps, lambda machine: _enter_phase(platform, clients, facts, machine, Phase.DRAINING))
 
