@@ -1,7 +1,7 @@
 """How many requests a new machine costs the cluster: all of a run, counted at the API, shared by the machines."""
 
 import pytest
-from conftest import AFTER, BEFORE, Scaled, Tell
+from bench_lab import AFTER, BEFORE, Scaled, Tell
 
 AIM = 12.0  # plain proxmoxer needs 17, community.proxmox 23 to 26
 

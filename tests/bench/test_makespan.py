@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import AFTER, BEFORE, BOOT_S, CLONE_S, CLONE_SLOTS, Bench, Scaled, Tell
+from bench_lab import AFTER, BEFORE, BOOT_S, CLONE_S, CLONE_SLOTS, Bench, Scaled, Tell
 
 from thems_jobs import resources
 

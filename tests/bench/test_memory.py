@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import Tell
+from bench_lab import Tell
 from stand_in import stand_in_world
 
 AIM_MIB, NEW = 150.0, 50
