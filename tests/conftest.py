@@ -3,5 +3,12 @@
 import os
 
 for name in [name for name in os.environ if name.startswith("THEMS_")]:
-    if name not in ("THEMS_LAB_CACHE", "THEMS_SEEDS", "THEMS_SEED", "THEMS_KILL_ALL", "THEMS_KILL_SEED"):
+    if name not in (
+        "THEMS_LAB_CACHE",
+        "THEMS_SEEDS",
+        "THEMS_SEED",
+        "THEMS_KILL_ALL",
+        "THEMS_KILL_SEED",
+        "THEMS_TEST_LAB",
+    ):
         del os.environ[name]

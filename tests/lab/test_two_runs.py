@@ -26,7 +26,7 @@ def elsewhere(shop: Shop, *command: str) -> Run:
     return shop.start(*command, platform=shop.platform_with(reach=False, lease_s=LEASE_S), before=apart)
 
 
-def test_while_one_run_works_a_person_is_told_who_it_is_and_cron_skips(shop: Shop) -> None:
+def test_while_one_run_works_others_are_told_who_does(shop: Shop) -> None:
     first = shop.start(*by("anna@jenkins", *UP)).until_step("clone")
     others = [
         elsewhere(shop, *by("bert@laptop", "provision", "--yes")),
@@ -43,37 +43,14 @@ def test_while_one_run_works_a_person_is_told_who_it_is_and_cron_skips(shop: Sho
     assert "anna@jenkins" in scheduled.output, scheduled
     assert first.wait().code == 0, first
     shop.expect_settled(web=3)
-    shop.run(*DOWN)
+    twice = [shop.start(*by(who, *DOWN)) for who in ("anna@jenkins", "bert@laptop")]
+    assert sorted(run.wait().code for run in twice) == [0, 4], "begun at once\n" + "\n".join(map(str, twice))
     shop.expect_settled(web=2)
-
-
-def test_of_two_runs_begun_at_the_same_moment_one_does_it_and_the_other_refuses(shop: Shop) -> None:
-    runs = [shop.start(*by(who, *UP)) for who in ("anna@jenkins", "bert@laptop")]
-    codes = sorted(run.wait().code for run in runs)
-    assert codes == [0, 4], "\n".join(map(str, runs))
-    shop.expect_settled(web=3)
-    shop.run(*DOWN)
-
-
-def test_a_run_that_died_on_another_host_is_taken_over_when_its_lease_has_ended(shop: Shop) -> None:
-    brief = shop.platform_with(lease_s=LEASE_S)
-    first = shop.start(*by("anna@jenkins", *UP), platform=brief).until_step("clone")
-    first.send(signal.SIGKILL)
-    first.wait()
-    second = elsewhere(shop, *by("bert@laptop", *UP)).wait()
-    assert second.code == 4, f"it cannot know that the first is dead\n{second}"
-    assert "anna@jenkins" in second.output
-    eventually(
-        lambda: elsewhere(shop, *by("bert@laptop", *UP)).wait().code == 0,
-        "the dead run's lease never ended", within_s=120,
-    )  # fmt: skip
-    shop.expect_settled(web=3)
-    shop.run(*DOWN)
 
 
 @pytest.mark.parametrize(
     ("step", "then", "web"),
-    [("clone", "scale", 2), ("await-boot", "finish", 3)],
+    [("clone", "undone", 2), ("await-boot", "finished", 3)],
     ids=["clone-and-undone", "boot-and-finished"],
 )
 def test_a_run_that_froze_until_another_took_over_does_no_harm(shop: Shop, step: str, then: str, web: int) -> None:
@@ -85,8 +62,11 @@ def test_a_run_that_froze_until_another_took_over_does_no_harm(shop: Shop, step:
             run.send(signal.SIGSTOP)
 
     first = shop.start(*by("anna@jenkins", *UP), platform=brief, on_step=stop_there).until_step(step)
-    command = by("bert@laptop", *(DOWN if then == "scale" else UP))
-    eventually(lambda: shop.start(*command, platform=brief).wait().code == 0, "nobody could take over", within_s=150)
+    command = by("bert@laptop", *(UP if then == "finished" else DOWN))
+    second = elsewhere(shop, *command).wait()
+    assert second.code == 4, f"it cannot know that the first is as good as dead\n{second}"
+    assert "anna@jenkins" in second.output, second
+    eventually(lambda: elsewhere(shop, *command).wait().code == 0, "nobody could take over", within_s=150)
     shop.expect_settled(web)
     before = {vm.vmid: vm.digest for vm in shop.vms() if vm.vmid != 9000}
     first.send(signal.SIGCONT)
