@@ -96,7 +96,7 @@ class Monitor:
             seen: dict[object, int] = {}
             for vm in self.world.vms.values():
                 value = getattr(vm, what)
-                if vm.pool != "other" and not vm.template and value:
+                if vm.vmid not in self.foreign and not vm.template and value:
                     if value in seen:
                         raise Broken(f"VMs {seen[value]} and {vm.vmid} have the same {what} {value}")
                     seen[value] = vm.vmid
@@ -171,7 +171,7 @@ class Schedule:
 
     def ours(self) -> list[Vm]:
         return [vm for vm in self.world.vms.values()
-                if vm.pool == self.platform.proxmox.pool and not vm.template and vm.vmid != 1000]  # fmt: skip
+                if vm.vmid not in self.monitor.foreign and not vm.template and vm.vmid != 1000]  # fmt: skip
 
     # Running
 
@@ -255,8 +255,8 @@ class Schedule:
     def obstacle(self) -> str:
         """Return what stands in the way of every further run, if anything does."""
         for vm in self.world.vms.values():
-            if vm.pool == "other" and (vm.vmid in range(1100, 1220) or tier_of(self.platform, vm.name)):
-                return f"VM {vm.vmid} of somebody else in our range"
+            if vm.vmid in self.monitor.foreign and (vm.vmid in range(1100, 1220) or vm.name != "postgres"):
+                return f"VM {vm.vmid} of somebody else in our way"
             if vm.running and vm.ready_at == float("inf"):
                 return f"{vm.name} never boots"
             if any(end == float("inf") for end in vm.leaves.values()):
@@ -339,11 +339,21 @@ def _begin(schedule: Schedule) -> Wish:
 
 
 def _add_stranger(schedule: Schedule) -> None:
+    """Somebody else has an id of ours, a name of ours, a tag of ours, or a copy of one of our machines."""
     chance, node = schedule.chance, schedule.platform.proxmox.nodes[0]
-    vmid, name, tags = chance.choice(
-        ((1110, "postgres", ()), (5000, "shop-web-4", ()), (5001, "postgres", ("thems", "tier-web")))
+    copied = Stamp("shop", "shop-web-1", 1100, "web", Phase.SERVING)
+    vm = chance.choice(
+        (
+            Vm(1110, "postgres", node, "other"),
+            Vm(5000, "shop-web-4", node, "other"),
+            Vm(5001, "postgres", node, "other", tags=("thems", "tier-web")),
+            Vm(1111, "shop-web-1", node, "shop", write_stamp(copied), tags_of(copied)),
+            Vm(5002, "Copy-of-VM-shop-web-1", node, "shop", write_stamp(copied), tags_of(copied)),
+        )
     )
-    schedule.world.vms[vmid] = Vm(vmid, name, node, "other", tags=tags, running=True)
+    vm.running = True
+    schedule.world.vms[vm.vmid] = vm
+    schedule.monitor.foreign[vm.vmid] = vm.state()
     schedule.monitor.check()
 
 
