@@ -24,7 +24,8 @@ def targets(platform: Platform, facts: Facts) -> dict[str, int]:
 
 def serves(machine: Machine) -> bool:
     """True if visitors rely on the machine now."""
-    return machine.phase is Phase.SERVING and machine.running and machine.health in ("", "ok")
+    runs_on = machine.running and machine.power != "stopping"
+    return machine.phase is Phase.SERVING and runs_on and machine.health in ("", "ok")
 
 
 def leaving_order(machines: Sequence[Machine]) -> list[Machine]:

@@ -155,7 +155,7 @@ def chain(steps: Iterable[Step], after: frozenset[str] = frozenset()) -> tuple[S
     linked: list[Step] = []
     for step in steps:
         linked.append(behind(step, after))
-        after = frozenset({step.key})
+        after = frozenset({linked[-1].key})
     return tuple(linked)
 
 
