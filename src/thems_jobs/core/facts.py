@@ -188,6 +188,7 @@ class Facts:
     record: Record | Unknown
     machines: Mapping[str, Machine] = field(default_factory=dict)
     strangers: tuple[Stranger, ...] = ()
+    remains: tuple[Stranger, ...] = ()  # of clones of ours whose task was lost: Proxmox keeps them locked
     nodes: Mapping[str, Node] = field(default_factory=dict)
     storages: tuple[Storage, ...] = ()
     templates: Mapping[str, TemplateImage] = field(default_factory=dict)  # by tier

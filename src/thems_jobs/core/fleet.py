@@ -64,7 +64,16 @@ def plan_tiers(
         steps.append(Step(Action.SETTLE, "record", after=everything))
     slots = {clone_slot(platform, name): platform.proxmox.clones_per_storage for name in platform.tiers}
     changes = tuple(change for part in parts for change in part.changes)
-    return Plan(tuple(steps), tuple(refusals), changes, slots)
+    return Plan(tuple(steps), tuple(refusals), changes, slots, warnings=_remains(facts))
+
+
+def _remains(facts: Facts) -> tuple[str, ...]:
+    """Return a sentence for each VM that a lost clone left and that no token may unlock."""
+    return tuple(
+        f"VM {left.vmid} ({left.name}) is what a lost clone left: {left.why}. "
+        f"Only root can remove it: qm unlock {left.vmid} && qm destroy {left.vmid}."
+        for left in facts.remains
+    )
 
 
 def _coming_balancers(facts: Facts, steps: Sequence[Step]) -> frozenset[str]:

@@ -33,6 +33,8 @@ from thems_jobs.jobs.images import newest_template
 
 TASKS_POLL_S = 2.0  # at most so often are the cluster's tasks asked for when one should be over
 TASKS_IDLE_POLL_S = 10.0  # and so often when none can be over yet
+CLONE_SHOWS_S = 10.0  # after so long a clone that was asked for is among the cluster's tasks, if it ever will be
+CLONE_LOST = "its task is gone, its lock stays"
 KNOCK_S = 0.5  # for a machine that boots to take our connection; it is asked again, and others wait meanwhile
 
 
@@ -85,7 +87,7 @@ def _everything(platform: Platform, clients: Clients, before: Facts | None) -> F
     rows = [row for row in rows if row.vmid not in same]
     configs = dict(zip(rows, at_once(lambda row: proxmox.config(row.node, row.vmid), rows), strict=True))
     templates = _templates(platform, clients, resources, before)
-    machines, strangers = _sort_out(platform, known, configs)
+    machines, strangers, remains = _sort_out(platform, known, configs)
     machines |= {machine.name: machine for machine in same.values()}
     ours = {machine.address for machine in machines.values()}
     ranges = {address for tier in platform.tiers.values() for address in addresses_of(tier.network)}
@@ -99,6 +101,7 @@ def _everything(platform: Platform, clients: Clients, before: Facts | None) -> F
         record=known,
         machines=machines,
         strangers=tuple(strangers),
+        remains=tuple(remains),
         nodes=resources.nodes,
         storages=resources.storages,
         templates=templates,
@@ -157,19 +160,20 @@ def _rows_of_interest(platform: Platform, resources: Resources, record: Record |
 
 def _sort_out(
     platform: Platform, record: Record | Unknown, configs: Mapping[VmRow, VmConfig | None]
-) -> tuple[dict[str, Machine], list[Stranger]]:
-    """Given the VMs of interest, return our machines and the strangers among them."""
+) -> tuple[dict[str, Machine], list[Stranger], list[Stranger]]:
+    """Given the VMs of interest, return our machines, and the strangers and remains of lost clones among them."""
     intents = {} if isinstance(record, Unknown) else dict(record.intents)
     names = {intent.vmid: name for name, intent in intents.items()}
     machines: dict[str, Machine] = {}
-    strangers = []
+    strangers, remains = list[Stranger](), list[Stranger]()
     for row, config in configs.items():
         if config is None:
             continue  # it went away between two questions
         if is_image(platform, row.vmid, row.pool, config.description):
             continue  # a template that is being built, or was until a moment ago
         name = names.get(row.vmid, config.name)
-        if row.vmid in names and (config.lock == "clone" or _joins_pool_next(platform, row, config)):
+        ours_but_for_pool = _joins_pool_next(platform, row, config)
+        if row.vmid in names and (config.lock == "clone" or ours_but_for_pool):
             machines[name] = replace(_reserved(platform, name, row.vmid), exists=True, locked="clone", node=row.node)
             continue
         why = doubts(platform, row.vmid, config.name, row.pool, read_stamp(config.description))
@@ -177,12 +181,14 @@ def _sort_out(
             machines[config.name] = _ours(platform, row, config)
         elif row.vmid in names:
             machines[name] = replace(_reserved(platform, name, row.vmid), clone=f"VM {row.vmid} was taken: {why}")
+        elif config.lock == "clone" and ours_but_for_pool:
+            remains.append(Stranger(row.vmid, config.name, row.pool, CLONE_LOST))
         else:
             strangers.append(Stranger(row.vmid, config.name, row.pool, why))
     for name, intent in intents.items():
         if name not in machines and tier_of(platform, name):
             machines[name] = _reserved(platform, name, intent.vmid)
-    return machines, strangers
+    return machines, strangers, remains
 
 
 def _joins_pool_next(platform: Platform, row: VmRow, config: VmConfig) -> bool:
@@ -271,20 +277,33 @@ def _follow_tasks(platform: Platform, clients: Clients, facts: Facts, look: Look
     facts = replace(facts, polled_at=facts.at)
     tasks = {task.upid: task for task in clients.proxmox.tasks()} if names else {}
     resources: Resources | None = None
-    machines = dict(facts.machines)
+    machines, remains = dict(facts.machines), list(facts.remains)
     for name in sorted({*names, *unclear}):
         machine = machines[name]
         task = _task_of(clients, tasks, machine)
         if task and task.ended_at is None:
             continue
         resources = resources or clients.proxmox.resources()
-        after = _after_task(platform, clients, facts, machine, task, resources)
+        error = task.error if task else _why_lost(platform, facts, machine, tasks.values())
+        after = _after_task(platform, clients, facts, machine, error, resources)
+        if after and after.locked == "clone" and not after.exists:
+            remains.append(Stranger(after.vmid, name, "", error))
+            after = replace(after, locked="")
         if after:
             machines[name] = after
         else:
             del machines[name]
     taken = frozenset(row.vmid for row in resources.vms) if resources else facts.taken_vmids
-    return replace(facts, machines=machines, taken_vmids=taken)
+    return replace(facts, machines=machines, remains=tuple(remains), taken_vmids=taken)
+
+
+def _why_lost(platform: Platform, facts: Facts, machine: Machine, tasks: Iterable[Task]) -> str:
+    """Given a clone that another run began, return why it will never end, or "" while one of ours is under way."""
+    intent = facts.known_record.intents.get(machine.name)
+    if machine.locked != "clone" or intent is None or facts.at - intent.at < CLONE_SHOWS_S:
+        return ""
+    ours = [task for task in tasks if task.kind == "qmclone" and task.user == platform.proxmox.token_id]
+    return "" if any(task.ended_at is None for task in ours) else CLONE_LOST
 
 
 def _tasks_due(facts: Facts, waited: Mapping[str, Action]) -> bool:
@@ -309,24 +328,29 @@ def _task_of(clients: Clients, tasks: Mapping[str, Task], machine: Machine) -> T
 
 
 def _after_task(
-    platform: Platform, clients: Clients, facts: Facts, machine: Machine, task: Task | None, resources: Resources
+    platform: Platform, clients: Clients, facts: Facts, machine: Machine, error: str, resources: Resources
 ) -> Machine | None:
-    """Given a machine whose task ended (or was begun by an earlier run), return it as it is now; None if it is gone."""
+    """Given a machine whose task ended (or was begun by an earlier run), return it as it is now; None if it is gone.
+
+    A clone whose task was lost stays locked, and only root can unlock or remove it: another one is made.
+    """
     row = next((row for row in resources.vms if row.vmid == machine.vmid), None)
     config = clients.proxmox.config(row.node, row.vmid) if row else None
-    error = task.error if task else ""
     if row is None or config is None:
         if machine.name in facts.known_record.intents and machine.power != "destroying":
             return replace(machine, exists=False, clone=error, task="", locked="", running=False)
         return None
-    if config.lock == "clone" and not error:
-        return replace(machine, exists=True, locked="clone", clone="", node=row.node)
+    if config.lock == "clone":
+        cloning = replace(machine, exists=True, locked="clone", clone="", node=row.node)
+        return replace(cloning, exists=False, task="", clone=error) if error else cloning
     record = Record(intents={machine.name: facts.known_record.intents[machine.name]}) if not machine.stamp else Record()
     seen = _sort_out(platform, record, {row: config})[0].get(machine.name)
     if seen is None:
         return None
     if not seen.exists:
         return replace(seen, clone_attempt=machine.clone_attempt)
+    if error and seen.locked == "clone":  # lost before it was put into our pool
+        return replace(seen, exists=False, clone=error, clone_attempt=machine.clone_attempt)
     running = clients.proxmox.running(row.node, row.vmid) if machine.power else seen.running
     attempt = machine.power_attempt + (1 if error else 0)
     return replace(
@@ -366,7 +390,7 @@ def _follow_starts(platform: Platform, clients: Clients, facts: Facts, look: Loo
             continue
         task = _task_of(clients, {}, machine)
         if task and task.error:
-            if after := _after_task(platform, clients, facts, machine, task, resources):
+            if after := _after_task(platform, clients, facts, machine, task.error, resources):
                 machines[machine.name] = after
             else:
                 del machines[machine.name]

@@ -102,7 +102,7 @@ def plan(platform: Platform, parameters: Parameters, facts: Facts) -> Plan:
         for step in tiers_plan.steps
     )
     refusals = tiers_plan.refusals + tuple(_unknown_claims(parameters, facts))
-    warnings = tuple(_events_that_do_not_fit(platform, parameters, facts, record))
+    warnings = (*tiers_plan.warnings, *_events_that_do_not_fit(platform, parameters, facts, record))
     return replace(tiers_plan, steps=(*claiming, *steps), refusals=refusals, warnings=warnings)
 
 
