@@ -88,7 +88,8 @@ def _everything(platform: Platform, clients: Clients, before: Facts | None) -> F
     configs = dict(zip(rows, at_once(lambda row: proxmox.config(row.node, row.vmid), rows), strict=True))
     templates = _templates(platform, clients, resources, before)
     machines, strangers, remains = _sort_out(platform, known, configs)
-    machines |= {machine.name: machine for machine in same.values()}
+    machines, seconds = _one_of_each(platform, [*same.values(), *machines.values()])
+    strangers += seconds
     ours = {machine.address for machine in machines.values()}
     ranges = {address for tier in platform.tiers.values() for address in addresses_of(tier.network)}
     every = sorted(ours if before else ours | ranges)
@@ -164,8 +165,7 @@ def _sort_out(
     """Given the VMs of interest, return our machines, and the strangers and remains of lost clones among them."""
     intents = {} if isinstance(record, Unknown) else dict(record.intents)
     names = {intent.vmid: name for name, intent in intents.items()}
-    machines: dict[str, Machine] = {}
-    strangers, remains = list[Stranger](), list[Stranger]()
+    found, strangers, remains = list[Machine](), list[Stranger](), list[Stranger]()
     for row, config in configs.items():
         if config is None:
             continue  # it went away between two questions
@@ -174,21 +174,38 @@ def _sort_out(
         name = names.get(row.vmid, config.name)
         ours_but_for_pool = _joins_pool_next(platform, row, config)
         if row.vmid in names and (config.lock == "clone" or ours_but_for_pool):
-            machines[name] = replace(_reserved(platform, name, row.vmid), exists=True, locked="clone", node=row.node)
+            found.append(replace(_reserved(platform, name, row.vmid), exists=True, locked="clone", node=row.node))
             continue
         why = doubts(platform, row.vmid, config.name, row.pool, read_stamp(config.description))
         if not why:
-            machines[config.name] = _ours(platform, row, config)
+            found.append(_ours(platform, row, config))
         elif row.vmid in names:
-            machines[name] = replace(_reserved(platform, name, row.vmid), clone=f"VM {row.vmid} was taken: {why}")
+            found.append(replace(_reserved(platform, name, row.vmid), clone=f"VM {row.vmid} was taken: {why}"))
         elif config.lock == "clone" and ours_but_for_pool:
             remains.append(Stranger(row.vmid, config.name, row.pool, CLONE_LOST))
         else:
             strangers.append(Stranger(row.vmid, config.name, row.pool, why))
+    machines, seconds = _one_of_each(platform, found)
     for name, intent in intents.items():
         if name not in machines and tier_of(platform, name):
             machines[name] = _reserved(platform, name, intent.vmid)
-    return machines, strangers, remains
+    return machines, [*strangers, *seconds], remains
+
+
+def _one_of_each(platform: Platform, found: Iterable[Machine]) -> tuple[dict[str, Machine], list[Stranger]]:
+    """Given machines, return one of each name, and any second one as a stranger.
+
+    A run that was held up for longer than its lease may have made one that another run had made, too: it is for a
+    person to look at. What serves counts, then what was made first.
+    """
+    machines: dict[str, Machine] = {}
+    seconds = []
+    for machine in sorted(found, key=lambda m: (m.phase is not Phase.SERVING, m.phase is not Phase.DRAINING, m.vmid)):
+        first = machines.setdefault(machine.name, machine)
+        if first is not machine and machine.exists:
+            why = f"it is a second {machine.name}, beside VM {first.vmid}"
+            seconds.append(Stranger(machine.vmid, machine.name, platform.proxmox.pool, why))
+    return machines, seconds
 
 
 def _joins_pool_next(platform: Platform, row: VmRow, config: VmConfig) -> bool:
