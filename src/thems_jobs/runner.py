@@ -198,7 +198,8 @@ def _work(state: _Run, approved: Approved, facts: Facts) -> _Ending:
         state.facts, plan = facts, state.job.plan(facts)
         if not approval.covers(approved, plan):
             extra = "The platform changed under the run: what remains is not what was approved."
-            return _drain_calls(state, _Ending(Exit.HALTED if state.ended else Exit.REFUSED, extra))
+            refusals = (*plan.refusals, *approval.closed(plan, approved.digest, None))
+            return _drain_calls(state, _Ending(Exit.HALTED if state.ended else Exit.REFUSED, extra, refusals))
         _end_waits(state, plan)
         state.lease.keep()
         if state.clock.stopping() or state.lease.lost:

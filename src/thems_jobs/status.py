@@ -37,6 +37,8 @@ def status_json(platform: Platform, facts: Facts, plan: Plan) -> dict[str, Any]:
         "run": {"holder": record.lease.holder, "until": phrases.iso(record.lease.until)} if record.lease else None,
         "claims": [{**asdict(claim), "until": phrases.iso(claim.until)} for claim in record.claims],
         "strangers": [asdict(stranger) for stranger in facts.strangers],
+        "cut_off": [asdict(vm) for vm in facts.cut_off],
+        "remains": [asdict(vm) for vm in facts.remains],
         "steps_to_be_as_declared": len(plan.steps),
         "refusals": [asdict(refusal) for refusal in plan.refusals],
     }
@@ -76,6 +78,8 @@ def status_view(platform: Platform, facts: Facts, plan: Plan) -> RenderableType:
     parts += _balancer_lines(platform, facts)
     parts += _record_lines(platform, facts)
     parts += [words(f"VM {s.vmid} ({s.name}) is in the way: {s.why}", "yellow") for s in facts.strangers]
+    parts += [words(f"VM {vm.vmid} ({vm.name}) is out of reach: {vm.why}", "bold red") for vm in facts.cut_off]
+    parts += [words(f"VM {vm.vmid} ({vm.name}) is what a lost clone left: {vm.why}", "yellow") for vm in facts.remains]
     parts += [Text(), _summary(platform, facts, plan)]
     return Group(*parts)
 

@@ -148,6 +148,7 @@ class Vm:
     vmid: int
     node: str
     name: str
+    listed_as: str  # its name in the list of all VMs, which lags
     pool: str
     address: str
     tags: frozenset[str]
@@ -258,7 +259,7 @@ class Shop:
                 address = re.search(r"ip=([0-9.]+)", config.get("ipconfig0", ""))
                 found.append(
                     Vm(
-                        int(row["vmid"]), row["node"], config.get("name", ""), row.get("pool", ""),
+                        int(row["vmid"]), row["node"], config.get("name", ""), row.get("name", ""), row.get("pool", ""),
                         address[1] if address else "", frozenset(config.get("tags", "").split(";")), status,
                         bool(config.get("template")), config["digest"], config,
                     )

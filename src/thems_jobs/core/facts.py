@@ -188,6 +188,7 @@ class Facts:
     record: Record | Unknown
     machines: Mapping[str, Machine] = field(default_factory=dict)
     strangers: tuple[Stranger, ...] = ()
+    cut_off: tuple[Stranger, ...] = ()  # on nodes that are offline: what they are, nobody can say
     remains: tuple[Stranger, ...] = ()  # of clones of ours whose task was lost: Proxmox keeps them locked
     nodes: Mapping[str, Node] = field(default_factory=dict)
     storages: tuple[Storage, ...] = ()

@@ -101,14 +101,20 @@ def _day(at: float) -> str:
 def nodes(facts: Facts, steps: Sequence[Step]) -> list[Refusal]:
     """A machine can be changed only while its node is there."""
     touched = {step.target for step in steps if step.action is not Action.RETIRE}
+    gone = [
+        (machine.name, f"node {machine.node} is offline")
+        for machine in facts.machines.values()
+        if machine.exists
+        and machine.name in touched
+        and (machine.node not in facts.nodes or not facts.nodes[machine.node].online)
+    ]
+    gone += [(f"VM {vm.vmid} ({vm.name or 'its name is not known'})", vm.why) for vm in facts.cut_off]
     return [
         Refusal(
-            "node-offline", machine.name, f"node {machine.node} is offline", f"node {machine.node} online",
+            "node-offline", subject, why, "its node online",
             "Bring the node back (or remove the machine by hand if the node never comes back), then run again.",
         )
-        for machine in facts.machines.values()
-        if machine.exists and machine.name in touched
-        and (machine.node not in facts.nodes or not facts.nodes[machine.node].online)
+        for subject, why in gone
     ]  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def free_names(
     returned when the range is used up.
     """
     addresses = addresses_of(platform.tiers[tier].network)
-    taken = facts.machines.keys() | besides | {stranger.name for stranger in facts.strangers}
+    taken = facts.machines.keys() | besides | {other.name for other in (*facts.strangers, *facts.cut_off)}
     views = [view for view in facts.balancers.values() if isinstance(view, Balancer)]
     taken |= {name for view in views for name in view.servers}
     names = (machine_name(platform, tier, number) for number in range(1, len(addresses) + 1))

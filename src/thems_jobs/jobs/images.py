@@ -29,7 +29,10 @@ def find_images(platform: Platform, tier: str, resources: Resources, proxmox: Pr
     What stands there under another name, or in another pool, is not returned.
     """
     wanted, pool = platform.tiers[tier].template, platform.proxmox.pool
+    offline = {node.name for node in resources.nodes.values() if not node.online}
     for row in resources.vms:
+        if row.node in offline:
+            continue  # nobody can be asked what it is
         # A VM that was just made has no name in the list of all VMs yet.
         if row.vmid != wanted.vmid and (row.pool != pool or row.name not in ("", wanted.name)):
             continue

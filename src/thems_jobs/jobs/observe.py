@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from thems_jobs.clients.ansible import Ansible
 from thems_jobs.clients.balancer import Balancers
-from thems_jobs.clients.proxmox import Proxmox, Resources, Task, VmConfig, VmRow
+from thems_jobs.clients.proxmox import Proxmox, Resources, Task, VmRow
 from thems_jobs.clients.ssh import Ssh
 from thems_jobs.clients.web_check import WebCheck
 from thems_jobs.clock import Clock
@@ -21,20 +21,19 @@ from thems_jobs.core.facts import (
     TemplateImage,
     Unknown,
 )
-from thems_jobs.core.identity import address_of, doubts, read_stamp, resembles, tags_of, tier_of
-from thems_jobs.core.image import is_image
+from thems_jobs.core.identity import tags_of, tier_of
 from thems_jobs.core.job import Look
 from thems_jobs.core.machine import balanced
 from thems_jobs.core.plan import ASSUMED_S, Action
 from thems_jobs.core.platform import Platform, addresses_of
 from thems_jobs.core.record import Record
 from thems_jobs.errors import Refused, ThemsError
+from thems_jobs.jobs.belonging import CLONE_LOST, one_of_each, reserved, rows_of_interest, sort_out
 from thems_jobs.jobs.images import newest_template
 
 TASKS_POLL_S = 2.0  # at most so often are the cluster's tasks asked for when one should be over
 TASKS_IDLE_POLL_S = 10.0  # and so often when none can be over yet
 CLONE_SHOWS_S = 10.0  # after so long a clone that was asked for is among the cluster's tasks, if it ever will be
-CLONE_LOST = "its task is gone, its lock stays"
 KNOCK_S = 0.5  # for a machine that boots to take our connection; it is asked again, and others wait meanwhile
 
 
@@ -82,13 +81,13 @@ def _everything(platform: Platform, clients: Clients, before: Facts | None) -> F
         quorate, known = at_once(lambda question: question(), (proxmox.quorate, lambda: _record(clients)))
     else:
         quorate, known = True, before.record
-    rows = _rows_of_interest(platform, resources, known)
+    rows, cut_off = rows_of_interest(platform, resources, known)
     same = _unchanged(platform, before, rows) if before else {}
     rows = [row for row in rows if row.vmid not in same]
     configs = dict(zip(rows, at_once(lambda row: proxmox.config(row.node, row.vmid), rows), strict=True))
     templates = _templates(platform, clients, resources, before)
-    machines, strangers, remains = _sort_out(platform, known, configs)
-    machines, seconds = _one_of_each(platform, [*same.values(), *machines.values()])
+    machines, strangers, remains = sort_out(platform, known, configs)
+    machines, seconds = one_of_each(platform, [*same.values(), *machines.values()])
     strangers += seconds
     ours = {machine.address for machine in machines.values()}
     ranges = {address for tier in platform.tiers.values() for address in addresses_of(tier.network)}
@@ -102,6 +101,7 @@ def _everything(platform: Platform, clients: Clients, before: Facts | None) -> F
         record=known,
         machines=machines,
         strangers=tuple(strangers),
+        cut_off=tuple(cut_off),
         remains=tuple(remains),
         nodes=resources.nodes,
         storages=resources.storages,
@@ -146,100 +146,6 @@ def _templates(
     return {name: template for name, template in found.items() if template is not None}
 
 
-def _rows_of_interest(platform: Platform, resources: Resources, record: Record | Unknown) -> list[VmRow]:
-    """Return the VMs that are ours or stand where ours would; templates and the record VM are neither."""
-    intents = {} if isinstance(record, Unknown) else record.intents
-    reserved = {intent.vmid for intent in intents.values()}
-    return [
-        row
-        for row in resources.vms
-        if not row.template
-        and row.vmid != platform.proxmox.record_vmid
-        and (row.vmid in reserved or resembles(platform, row.vmid, row.name, row.pool, row.tags))
-    ]
-
-
-def _sort_out(
-    platform: Platform, record: Record | Unknown, configs: Mapping[VmRow, VmConfig | None]
-) -> tuple[dict[str, Machine], list[Stranger], list[Stranger]]:
-    """Given the VMs of interest, return our machines, and the strangers and remains of lost clones among them."""
-    intents = {} if isinstance(record, Unknown) else dict(record.intents)
-    names = {intent.vmid: name for name, intent in intents.items()}
-    found, strangers, remains = list[Machine](), list[Stranger](), list[Stranger]()
-    for row, config in configs.items():
-        if config is None:
-            continue  # it went away between two questions
-        if is_image(platform, row.vmid, row.pool, config.description):
-            continue  # a template that is being built, or was until a moment ago
-        name = names.get(row.vmid, config.name)
-        ours_but_for_pool = _joins_pool_next(platform, row, config)
-        if row.vmid in names and (config.lock == "clone" or ours_but_for_pool):
-            found.append(replace(_reserved(platform, name, row.vmid), exists=True, locked="clone", node=row.node))
-            continue
-        why = doubts(platform, row.vmid, config.name, row.pool, read_stamp(config.description))
-        if not why:
-            found.append(_ours(platform, row, config))
-        elif row.vmid in names:
-            found.append(replace(_reserved(platform, name, row.vmid), clone=f"VM {row.vmid} was taken: {why}"))
-        elif config.lock == "clone" and ours_but_for_pool:
-            remains.append(Stranger(row.vmid, config.name, row.pool, CLONE_LOST))
-        else:
-            strangers.append(Stranger(row.vmid, config.name, row.pool, why))
-    machines, seconds = _one_of_each(platform, found)
-    for name, intent in intents.items():
-        if name not in machines and tier_of(platform, name):
-            machines[name] = _reserved(platform, name, intent.vmid)
-    return machines, [*strangers, *seconds], remains
-
-
-def _one_of_each(platform: Platform, found: Iterable[Machine]) -> tuple[dict[str, Machine], list[Stranger]]:
-    """Given machines, return one of each name, and any second one as a stranger.
-
-    A run that was held up for longer than its lease may have made one that another run had made, too: it is for a
-    person to look at. What serves counts, then what was made first.
-    """
-    machines: dict[str, Machine] = {}
-    seconds = []
-    for machine in sorted(found, key=lambda m: (m.phase is not Phase.SERVING, m.phase is not Phase.DRAINING, m.vmid)):
-        first = machines.setdefault(machine.name, machine)
-        if first is not machine and machine.exists:
-            why = f"it is a second {machine.name}, beside VM {first.vmid}"
-            seconds.append(Stranger(machine.vmid, machine.name, platform.proxmox.pool, why))
-    return machines, seconds
-
-
-def _joins_pool_next(platform: Platform, row: VmRow, config: VmConfig) -> bool:
-    """True if a VM is ours but for its pool: Proxmox puts a clone there last, when it is unlocked already."""
-    return not row.pool and not doubts(
-        platform, row.vmid, config.name, platform.proxmox.pool, read_stamp(config.description)
-    )
-
-
-def _reserved(platform: Platform, name: str, vmid: int) -> Machine:
-    return Machine(name, tier_of(platform, name) or "", vmid, address_of(platform, name))
-
-
-def _ours(platform: Platform, row: VmRow, config: VmConfig) -> Machine:
-    """Given a VM that proved to be ours, return it as a machine."""
-    stamp = read_stamp(config.description)
-    assert stamp is not None  # noqa: S101 - `doubts` found none, so there is a stamp
-    return Machine(
-        name=config.name,
-        tier=stamp.tier,
-        vmid=row.vmid,
-        address=address_of(platform, config.name),
-        exists=True,
-        node=row.node,
-        stamp=stamp,
-        digest=config.digest,
-        configured=set(tags_of(stamp)) <= set(config.tags),
-        locked=config.lock,
-        running=row.status == "running",
-        host_key=stamp.host_key,
-        converged=stamp.converged,
-    )
-
-
 def _awake(clients: Clients, machine: Machine, ssh_open: bool) -> Machine:
     """Given whether its SSH port answers, return the machine with its power state; asked for only in doubt.
 
@@ -271,7 +177,7 @@ def _follow_record(platform: Platform, facts: Facts, record: Record | Unknown) -
         known = machines.get(name)
         if tier_of(platform, name) and (known is None or (not known.exists and known.vmid != intent.vmid)):
             attempt = known.clone_attempt + 1 if known else 1
-            machines[name] = replace(_reserved(platform, name, intent.vmid), clone_attempt=attempt)
+            machines[name] = replace(reserved(platform, name, intent.vmid), clone_attempt=attempt)
     machines = {name: m for name, m in machines.items() if m.exists or m.task or name in intents}
     return replace(facts, record=record, machines=machines)
 
@@ -361,7 +267,7 @@ def _after_task(
         cloning = replace(machine, exists=True, locked="clone", clone="", node=row.node)
         return replace(cloning, exists=False, task="", clone=error) if error else cloning
     record = Record(intents={machine.name: facts.known_record.intents[machine.name]}) if not machine.stamp else Record()
-    seen = _sort_out(platform, record, {row: config})[0].get(machine.name)
+    seen = sort_out(platform, record, {row: config})[0].get(machine.name)
     if seen is None:
         return None
     if not seen.exists:

@@ -142,14 +142,17 @@ def _stop(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Map
 def _destroy(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Mapping[str, Any]:
     """Destroy a machine that serves nobody. One that serves is protected in Proxmox itself: that is not undone here."""
     machine = facts.machines[step.target]
-    config = _identified(platform, clients, machine)
+    dying = {"power": "destroying", "locked": "destroyed", "task_at": clients.clock.now()}
+    try:
+        config = _identified(platform, clients, machine)
+    except Transient:  # it is not there: the answer to an earlier attempt was lost
+        return dying
     stamp = read_stamp(config.description)
     if stamp is None or stamp.phase is Phase.SERVING or config.protection:
         raise IdentityMismatch(
             machine.name, "it serves visitors again, so it was not destroyed.", "Look at who did that."
         )
-    task = clients.proxmox.destroy(machine.node, machine.vmid)
-    return {"power": "destroying", "locked": "destroyed", "task": task, "task_at": clients.clock.now()}
+    return {**dying, "task": clients.proxmox.destroy(machine.node, machine.vmid)}
 
 
 def _identified(platform: Platform, clients: Clients, machine: Machine) -> VmConfig:
