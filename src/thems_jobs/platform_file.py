@@ -7,12 +7,16 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from thems_jobs.core.platform import Mistake, Platform, mistakes
+from thems_jobs.core.platform import Database, DatabaseCluster, Mistake, Platform, mistakes
 from thems_jobs.documents import Place, read_document, read_text, typed
 from thems_jobs.errors import UsageError
 
 TOKEN_VARIABLE = "THEMS_PROXMOX_TOKEN_FILE"  # noqa: S105 - the name of a variable that holds a path
 KEY_VARIABLE = "THEMS_SSH_KEY_FILE"
+DATABASE_CA_VARIABLE = "THEMS_DATABASE_CA_KEY_FILE"
+DATABASE_VARIABLE = "THEMS_DATABASE_PASSWORD_FILE"
+PROXYSQL_VARIABLE = "THEMS_PROXYSQL_PASSWORD_FILE"
+APPLICATION_VARIABLE = "THEMS_SHOP_DATABASE_PASSWORD_FILE"
 SECRET_LIMIT = 64 * 1024  # bytes; a token has 36, a long RSA key about 4,000
 
 
@@ -37,6 +41,29 @@ def read_platform(path: Path, environment: Mapping[str, str] = os.environ) -> Pl
         ),
         ssh=replace(ssh, key_file=environment.get(KEY_VARIABLE) or str(home / ssh.key_file)),
         reach=replace(reach, netns=str(home / reach.netns) if reach.netns else None),
+        database=_database(platform.database, home, environment),
+    )
+
+
+def _database(database: Database | None, home: Path, environment: Mapping[str, str]) -> Database | None:
+    """Given what the file says of the database, return it with absolute paths."""
+    if not database or not database.cluster:
+        return database
+    cluster, application = database.cluster, database.cluster.application
+    admin = environment.get(PROXYSQL_VARIABLE) or cluster.proxysql_password_file
+    return replace(
+        database,
+        cluster=replace(
+            cluster,
+            ca_file=str(home / cluster.ca_file),
+            ca_key_file=environment.get(DATABASE_CA_VARIABLE) or str(home / cluster.ca_key_file),
+            password_file=environment.get(DATABASE_VARIABLE) or str(home / cluster.password_file),
+            proxysql_password_file=str(home / admin) if admin else None,
+            application=replace(
+                application,
+                password_file=environment.get(APPLICATION_VARIABLE) or str(home / application.password_file),
+            ),
+        ),
     )
 
 
@@ -56,6 +83,7 @@ def check_files(platform: Platform) -> None:
     wrong = []
     files = [(platform.proxmox.token_file, "API token"), (platform.ssh.key_file, "SSH key")]
     files += [(platform.proxmox.ca_file, "CA certificate")] if platform.proxmox.ca_file else []
+    files += _database_files(platform.database.cluster) if platform.database and platform.database.cluster else []
     for path, what in files:
         try:
             if not read_text(Path(path), what, SECRET_LIMIT).strip():
@@ -64,3 +92,16 @@ def check_files(platform: Platform) -> None:
             wrong += [f"{path}: {sentence}" for sentence in error.mistakes]
     if wrong:
         raise UsageError("unreadable-file", "secrets", wrong, "Nothing was changed.")
+
+
+def _database_files(cluster: DatabaseCluster) -> list[tuple[str, str]]:
+    """Given the database cluster, return the path and the name of every file it needs."""
+    files = [
+        (cluster.ca_file, "database CA certificate"),
+        (cluster.ca_key_file, "database CA key"),
+        (cluster.password_file, "database password"),
+        (cluster.application.password_file, "shop's database password"),
+    ]
+    if cluster.proxy == "proxysql" and cluster.proxysql_password_file:
+        files.append((cluster.proxysql_password_file, "ProxySQL password"))
+    return files

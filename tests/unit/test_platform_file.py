@@ -91,6 +91,105 @@ def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
     assert len(refused(tmp_path, text)) == 3
 
 
+def with_database() -> str:
+    """The lab's platform with a database cluster: the example's, its comment signs taken away."""
+    example = resources.path("platforms", "example.yaml").read_text()
+    cluster = re.search(r"(  # cluster:\n(  #   .*\n)+)", example)
+    tiers = example[example.index("  # db:\n") :]
+    assert cluster
+    text = re.sub(r"^database:\n(  .*\n)+", "", LAB, flags=re.MULTILINE)
+    block = re.sub(r"^  # ", "  ", cluster[1], flags=re.MULTILINE)
+    text = text.replace("timeouts:", f"database:\n  max_connections: 151\n{block}\ntimeouts:")
+    return text + re.sub(r"^  # ", "  ", tiers, flags=re.MULTILINE)
+
+
+DATABASE = with_database()
+
+
+def test_the_commented_database_of_the_example_is_right(tmp_path: Path) -> None:
+    platform = read_platform(written(tmp_path, DATABASE), {})
+    assert platform.database is not None
+    cluster = platform.database.cluster
+    assert cluster is not None
+    assert (cluster.flavour, cluster.proxy, cluster.port, cluster.gcache_mib) == ("percona", "proxysql", 3306, 4096)
+    assert platform.tiers[cluster.tier].role == "database"
+    assert platform.tiers[cluster.proxy_tier].role == "proxy"
+
+
+def test_files_of_the_database_are_relative_and_bound_secrets_win(tmp_path: Path) -> None:
+    text = DATABASE.replace("/etc/thems-jobs/", "")
+    platform = read_platform(written(tmp_path, text), {"THEMS_SHOP_DATABASE_PASSWORD_FILE": "/run/shop"})
+    assert platform.database is not None
+    assert platform.database.cluster is not None
+    assert platform.database.cluster.ca_key_file == str(tmp_path / "database-ca.key")
+    assert platform.database.cluster.proxysql_password_file == str(tmp_path / "proxysql-password")
+    assert platform.database.cluster.application.password_file == "/run/shop"
+    with pytest.raises(UsageError) as caught:
+        check_files(platform)
+    assert "the shop's database password cannot be read" in str(caught.value)
+    assert len(caught.value.mistakes) == 8  # the API's token and CA, the SSH key, and five of the database
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("    tier: db", "    tier: web", r"database\.cluster\.tier: found 'web', expected a tier with role database"),
+        ("    tier: db", "    tier: base", r"database\.cluster\.tier: found 'base', expected one of the tiers"),
+        ("    tier: db", "    tier: web", r"tiers\.db\.role: .* expected database\.cluster\.tier to name this tier"),
+        (
+            "proxy_tier: proxy",
+            "proxy_tier: db",
+            r"database\.cluster\.proxy_tier: found 'db', expected a tier with role",
+        ),
+        ("proxy_tier: proxy", "proxy_tier: db", r"tiers\.proxy\.role: .*expected database\.cluster\.proxy_tier"),
+        ("address: 192.0.2.20", "address: db", r"database\.cluster\.address: found 'db', expected an IPv4 address"),
+        ("address: 192.0.2.20", "address: 10.77.0.10", r"another address than balancing\.address"),
+        (
+            "address: 192.0.2.20",
+            "address: 10.77.1.12",
+            r"tiers\.web.*nothing in common with database\.cluster\.address",
+        ),
+        ("router_id: 52", "router_id: 300", r"database\.cluster\.router_id: found 300"),
+        ("router_id: 52", "router_id: 77", r"another VRRP router id than balancing\.router_id"),
+        ("flavour: percona", "flavour: mysql", r"flavour: found 'mysql', expected one of mariadb, percona"),
+        (
+            "proxy: proxysql\n    port",
+            "proxy: maxscale\n    port",
+            r"found 'maxscale', expected one of haproxy, proxysql",
+        ),
+        ("port: 3306", "port: 0", r"database\.cluster\.port: found 0"),
+        ("user: thems\n    password", "user: th-ems\n    password", r"cluster\.user: found 'th-ems', expected letters"),
+        ("user: shop", "user: thems", r"application\.user: found 'thems', expected another account"),
+        ("database: shop", "database: s`hop", r"application\.database: found 's`hop', expected letters"),
+        ("    proxysql_password_file: /etc/thems-jobs/proxysql-password\n", "", r"proxysql_password_file: found None"),
+        ("gcache_mib: 4096", "gcache_mib: 0", r"gcache_mib: found 0"),
+        ("sample_s: 2.0", "sample_s: .nan", r"sample_s: found nan, expected 0\.1 to 60 seconds"),
+        ("receive_queue_limit: 10.0", "receive_queue_limit: 0", r"receive_queue_limit: found 0"),
+        ("limit_ratio: 0.05", "limit_ratio: 5.0", r"flow_control_limit_ratio: found 5\.0, expected a share"),
+        ("minimum: 3", "minimum: 2", r"tiers\.db\.minimum: found 2, expected at least 3 machines"),
+        ("baseline: 3", "baseline: 4", r"tiers\.db\.baseline: found 4, expected an odd number"),
+        ("max_connections: 151", "max_connections: 0", r"database\.max_connections: found 0"),
+        (
+            "max_connections: 151",
+            "max_connections: 20",
+            r"database\.reserved_connections: found 20, expected 0 or more",
+        ),
+    ],
+)
+def test_a_mistake_of_the_database_is_named(tmp_path: Path, old: str, new: str, sentence: str) -> None:
+    assert old in DATABASE
+    found = refused(tmp_path, DATABASE.replace(old, new, 1))
+    assert any(re.search(sentence, mistake) for mistake in found), found
+
+
+def test_a_database_tier_needs_a_cluster(tmp_path: Path) -> None:
+    text = re.sub(r"  cluster:\n(    .*\n)+", "", DATABASE)
+    assert [mistake.split(":")[0].split(", ")[1] for mistake in refused(tmp_path, text)] == [
+        "tiers.db.role",
+        "tiers.proxy.role",
+    ]
+
+
 def test_a_yaml_bomb_is_one_sentence(tmp_path: Path) -> None:
     levels = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
     levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]

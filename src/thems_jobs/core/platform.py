@@ -13,6 +13,8 @@ _STRICT = {"extra": "forbid"}  # read by pydantic at the edge: an unknown key is
 
 # A DNS label that leaves room for "-<tier>-<number>" in 63 characters (RFC 1035).
 NAME = re.compile(r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$")
+ACCOUNT = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,31}$")  # MySQL's limit is 32, the signs are ours
+SCHEMA = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")
 RANGE_LIMIT = 65536  # ids or addresses of one tier: a longer range is a slip of the pen
 ADDRESS_RANGE = re.compile(r"^\s*(\S+?)\s*-\s*(\S+)\s*$")
 
@@ -88,7 +90,7 @@ class Health:
 class Tier:
     """Machines of one kind: how many there may be, of what size, where."""
 
-    role: Literal["web", "balancer"]
+    role: Literal["web", "balancer", "database", "proxy"]
     template: Template
     minimum: int
     baseline: int
@@ -120,11 +122,47 @@ class Balancing:
 
 
 @dataclass(frozen=True)
+class Application:
+    """The shop's own account in the database, made once with its database."""
+
+    database: str
+    user: str
+    password_file: str
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class DatabaseCluster:
+    """The Galera cluster and its proxies, where we run them. Paths are relative to the platform file."""
+
+    tier: str
+    proxy_tier: str
+    address: str  # of the proxies, by VRRP
+    router_id: int
+    ca_file: str  # signs the database machines' certificates; every connection of ours verifies it
+    ca_key_file: str
+    password_file: str
+    application: Application
+    flavour: Literal["mariadb", "percona"] = "mariadb"
+    proxy: Literal["haproxy", "proxysql"] = "haproxy"
+    port: int = 3306
+    user: str = "thems"  # the jobs' account on every database machine
+    proxysql_user: str = "thems"  # of ProxySQL's admin interface
+    proxysql_password_file: str | None = None
+    gcache_mib: int = 128  # Galera's own default
+    sample_s: float = 2.0  # between the two samples of receive queue and flow control
+    receive_queue_limit: float = 10.0  # write sets waiting on one member; Galera stops the writers at 100 by default
+    flow_control_limit_ratio: float = 0.05  # of the time between the samples
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
 class Database:
-    """What the web machines may ask of the database (its own tier comes with its own job)."""
+    """What the web machines may ask of the database, and the cluster itself if it is ours to run."""
 
     max_connections: int
     reserved_connections: int = 20
+    cluster: DatabaseCluster | None = None
     __pydantic_config__ = _STRICT
 
 
@@ -239,7 +277,7 @@ def mistakes(platform: Platform) -> list[Mistake]:
     )
     for name, tier in platform.tiers.items():
         found += _tier_mistakes(f"tiers.{name}", name, tier)
-    found += _balancing_mistakes(platform)
+    found += _balancing_mistakes(platform) + _database_mistakes(platform)
     found += _overlaps(platform)
     for name, value in vars(platform.timeouts).items():
         expect(value > 0, f"timeouts.{name}", value, "a number of seconds above 0")
@@ -313,11 +351,77 @@ def _balancing_mistakes(platform: Platform) -> list[Mistake]:
     return found
 
 
+def _database_mistakes(platform: Platform) -> list[Mistake]:
+    database, found = platform.database, list[Mistake]()
+    cluster = database.cluster if database else None
+    named = {cluster.tier: "database", cluster.proxy_tier: "proxy"} if cluster else {}
+    for name, tier in platform.tiers.items():
+        if tier.role in ("database", "proxy") and named.get(name) != tier.role:
+            key = {"database": "tier", "proxy": "proxy_tier"}[tier.role]
+            found.append(Mistake(f"tiers.{name}.role", repr(tier.role), f"database.cluster.{key} to name this tier"))
+    if database:
+        most, kept = database.max_connections, database.reserved_connections
+        if most < 1:
+            found.append(Mistake("database.max_connections", repr(most), "at least 1"))
+        if not 0 <= kept < max(1, most):
+            path = "database.reserved_connections"
+            found.append(Mistake(path, repr(kept), "0 or more, and less than max_connections"))
+    return found + (_cluster_mistakes(platform, cluster) if cluster else [])
+
+
+def _cluster_mistakes(platform: Platform, cluster: DatabaseCluster) -> list[Mistake]:
+    found: list[Mistake] = []
+
+    def expect(ok: bool, key: str, value: object, expected: str) -> None:
+        if not ok:
+            found.append(Mistake(f"database.cluster.{key}", repr(value), expected))
+
+    for key, role in (("tier", "database"), ("proxy_tier", "proxy")):
+        name = getattr(cluster, key)
+        tier = platform.tiers.get(name)
+        expect(tier is not None, key, name, f"one of the tiers {', '.join(platform.tiers)}")
+        expect(tier is None or tier.role == role, key, name, f"a tier with role {role}")
+    if (tier := platform.tiers.get(cluster.tier)) is not None:
+        path = f"tiers.{cluster.tier}"
+        if tier.minimum < 3:  # of two members, neither is a majority without the other
+            found.append(Mistake(f"{path}.minimum", repr(tier.minimum), "at least 3 machines in a database tier"))
+        if tier.baseline % 2 == 0:
+            found.append(Mistake(f"{path}.baseline", repr(tier.baseline), "an odd number: halves of a cluster stop"))
+    try:
+        ipaddress.IPv4Address(cluster.address)
+    except ValueError:
+        expect(False, "address", cluster.address, "an IPv4 address")
+    expect(1 <= cluster.router_id <= 255, "router_id", cluster.router_id, "a VRRP router id from 1 to 255")
+    same = cluster.router_id == platform.balancing.router_id
+    expect(not same, "router_id", cluster.router_id, "another VRRP router id than balancing.router_id")
+    expect(1 <= cluster.port <= 65535, "port", cluster.port, "a port from 1 to 65535")
+    for key, account in (("user", cluster.user), ("application.user", cluster.application.user)):
+        expect(bool(ACCOUNT.match(account)), key, account, "letters, digits and _, at most 32, not a digit first")
+    expect(cluster.application.user != cluster.user, "application.user", cluster.user, "another account than the jobs'")
+    schema = cluster.application.database
+    expect(bool(SCHEMA.match(schema)), "application.database", schema, "letters, digits and _, at most 64")
+    expect(
+        cluster.proxy != "proxysql" or bool(cluster.proxysql_password_file),
+        "proxysql_password_file", cluster.proxysql_password_file, "a file: ProxySQL's admin interface asks for it",
+    )  # fmt: skip
+    expect(cluster.gcache_mib >= 1, "gcache_mib", cluster.gcache_mib, "at least 1")
+    expect(0.1 <= cluster.sample_s <= 60, "sample_s", cluster.sample_s, "0.1 to 60 seconds")
+    limit, ratio = cluster.receive_queue_limit, cluster.flow_control_limit_ratio
+    expect(limit > 0, "receive_queue_limit", limit, "a number above 0")
+    expect(0 < ratio <= 1, "flow_control_limit_ratio", ratio, "a share of the time, above 0 and at most 1")
+    return found
+
+
 def _overlaps(platform: Platform) -> list[Mistake]:
     """Two tiers that share a VMID or an address would take each other's machines for strangers."""
     found: list[Mistake] = []
     vmids: dict[int, str] = {platform.proxmox.record_vmid: "proxmox.record_vmid"}
     addresses: dict[str, str] = {platform.balancing.address: "balancing.address"}
+    if platform.database and (cluster := platform.database.cluster):
+        if cluster.address in addresses:
+            path = "database.cluster.address"
+            found.append(Mistake(path, repr(cluster.address), "another address than balancing.address"))
+        addresses[cluster.address] = "database.cluster.address"
     for name, tier in platform.tiers.items():
         vmids.setdefault(tier.template.vmid, f"tiers.{name}.template.vmid")
         try:
