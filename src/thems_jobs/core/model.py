@@ -28,7 +28,8 @@ def after(platform: Platform, facts: Facts, plan: Plan, step: Step) -> Facts:
         return _with_weight(platform, facts, step.target, None)
     machine = facts.machines[step.target]
     if step.action is Action.AWAIT_DESTROY:
-        return replace(facts, machines={k: v for k, v in facts.machines.items() if k != step.target})
+        rest = {k: v for k, v in facts.machines.items() if k != step.target}
+        return replace(_left(platform, facts, machine), machines=rest)
     facts = replace(facts, machines={**facts.machines, step.target: _machine_after(facts, machine, step)})
     if step.action is Action.ADMIT:
         return _with_weight(platform, facts, step.target, platform.balancing.admit_weight)
