@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,9 +21,23 @@ def _needs_root(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A lab with a template VM 9100."""
-    layout = LabLayout(tmp_path_factory.mktemp("lab"))
-    up = run_lab("up", "--dir", layout.directory, "--cache", CACHE)
+    """A lab with a template VM 9100, for all tests together."""
+    with a_lab(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab
+
+
+@pytest.fixture
+def fresh_lab(tmp_path: Path) -> Iterator[Lab]:
+    """A lab of the test's own, without anything that another test made."""
+    with a_lab(tmp_path / "lab") as lab:
+        yield lab
+
+
+@contextmanager
+def a_lab(directory: Path) -> Iterator[Lab]:
+    """Bring up a lab with a template VM 9100, and take it down after use."""
+    layout = LabLayout(directory)
+    up = run_lab("up", "--dir", directory, "--cache", CACHE)
     assert up.returncode == 0, up.stderr
     try:
         lab = Lab(layout, connect(layout))
@@ -38,7 +53,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     finally:
         for file in layout.directory.glob("known-*"):
             file.unlink()
-        down = run_lab("down", "--dir", layout.directory)
+        down = run_lab("down", "--dir", directory)
         assert down.returncode == 0, down.stderr
 
 
