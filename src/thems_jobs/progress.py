@@ -26,6 +26,8 @@ DOING: Mapping[str, str] = {
     Action.CREATE: "asking for a VM", Action.AWAIT_CREATE: "importing the image", Action.GROW: "enlarging the disk",
     Action.AWAIT_GROW: "enlarging the disk", Action.BAKE: "installing its role", Action.SEAL: "forgetting who it is",
     Action.CONVERT: "becoming a template", Action.AWAIT_CONVERT: "becoming a template",
+    Action.MAKE_FOLDER: "being made", Action.CREATE_JOB: "being created", Action.UPDATE_JOB: "being updated",
+    Action.DISABLE_JOB: "being disabled",
 }  # fmt: skip
 ENDED: Mapping[str, str] = {
     Action.SERVE: "serves", Action.RESTORE: "serves again", Action.AWAIT_DESTROY: "is gone",

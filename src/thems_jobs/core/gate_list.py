@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from thems_jobs.core.plan import Action, Plan, Refusal
+from thems_jobs.core.plan import OF_JENKINS, Action, Plan, Refusal
 
 # A gate is asked when the plan has a step of one of these kinds.
-_ANY = frozenset(Action)
+_ANY = frozenset(Action) - OF_JENKINS
 _TEMPLATE = frozenset({Action.CLONE})
 _MAKE = frozenset({Action.CLONE, Action.CREATE})
 _VISITORS = frozenset({Action.ADMIT, Action.AWAIT_UP, Action.WITHDRAW, Action.AWAIT_DRAIN, Action.RETIRE})

@@ -39,10 +39,17 @@ class Action(StrEnum):
     SEAL = "seal"
     CONVERT = "convert"
     AWAIT_CONVERT = "await-convert"
+    MAKE_FOLDER = "make-folder"
+    CREATE_JOB = "create-job"
+    UPDATE_JOB = "update-job"
+    DISABLE_JOB = "disable-job"
 
 
 # These change the balancers' tables.
 TABLES = frozenset({Action.ADMIT, Action.SERVE, Action.RESTORE, Action.WITHDRAW, Action.RETIRE})
+# These change Jenkins, and no machine.
+OF_JENKINS = frozenset({Action.MAKE_FOLDER, Action.CREATE_JOB, Action.UPDATE_JOB, Action.DISABLE_JOB})
+NOTED = OF_JENKINS | {Action.CLAIM}  # what their notes say is part of what is approved
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,18 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Check:
+    """One condition, asked of one subject. `ok` None: it could not be asked, and another check says why."""
+
+    reference: str
+    subject: str
+    measured: str
+    required: str
+    ok: bool | None
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
 class Change:
     """What happens to one machine, as a person reads it."""
 
@@ -107,19 +126,23 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan:
-    """All remaining steps and all refusals. `slots` limits how many steps of one slot may run at once."""
+    """All remaining steps and all refusals. `slots` limits how many steps of one slot may run at once.
+
+    `checks` are the measurements behind gates that were asked whatever the steps are.
+    """
 
     steps: tuple[Step, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     changes: tuple[Change, ...] = ()
     slots: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
 
     @property
     def digest(self) -> str:
         """What an approval binds to: targets and steps; no ids, addresses, seconds or measurements."""
         text = "\n".join(
-            sorted(step.key + (f" {step.note}" if step.action is Action.CLAIM else "") for step in self.steps)
+            sorted(step.key + (f" {step.note}" if step.action in NOTED else "") for step in self.steps)
         )
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
