@@ -118,7 +118,7 @@ def read_parameters(path: Path, known: Mapping[str, str]) -> dict[str, Any]:
         if name is None:
             wrong.append(f"{key}: found an unknown name, expected one of {', '.join(known)}{close_to(key, known)}.")
         elif isinstance(value, dict) and name == "tier":
-            values[name] = [f"{tier}={count}" for tier, count in value.items()]
+            values[name] = [f"{tier}={count}" for tier, count in value.items() if count not in (None, "")]
         elif isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict | list) for v in value)):
             wrong.append(f"{key}: found {json.dumps(value)[:60]}, expected a text, a number, true, false or a list.")
         elif value not in (None, "", []):

@@ -1,4 +1,7 @@
-"""Report of a run: report.json for programs, gates.xml for Jenkins' history, report.html for people."""
+"""Report of a run: report.json for programs, gates.xml for Jenkins' history, report.html for people.
+
+Beside them, for a pipeline, which may read no JSON: plan.txt, message.txt and digest.txt.
+"""
 
 import json
 import os
@@ -16,7 +19,7 @@ from thems_jobs.core import forecast
 from thems_jobs.core.facts import Phase
 from thems_jobs.core.gate_list import GATES, GateState, gate_states
 from thems_jobs.core.outcome import MachineRow, Outcome, StepRun
-from thems_jobs.core.plan import Plan, Refusal, expected_s
+from thems_jobs.core.plan import Action, Plan, Refusal, expected_s
 from thems_jobs.core.timeline import timeline
 from thems_jobs.report_picture import picture
 
@@ -29,6 +32,9 @@ def write_report(outcome: Outcome, folder: Path) -> None:
     write_atomically(folder / "report.json", json.dumps(as_json(outcome), indent=2) + "\n")
     write_atomically(folder / "gates.xml", as_junit(outcome))
     write_atomically(folder / "report.html", as_html(outcome))
+    write_atomically(folder / "plan.txt", as_text(outcome))
+    write_atomically(folder / "message.txt", " ".join(phrases.plain(outcome.message).split()) + "\n")
+    write_atomically(folder / "digest.txt", outcome.plan.digest + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -93,6 +99,23 @@ def plan_as_json(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "changes": [asdict(change) for change in plan.changes],
         "steps": steps,
     }
+
+
+def as_text(outcome: Outcome) -> str:
+    """Given an outcome, return its plan in plain lines: changes, claims, refusals, warnings, and the sum last."""
+    plan = outcome.plan
+    lines = [
+        f"{change.machine}: {change.kind} on {change.node or 'no node yet'}, {change.why}" for change in plan.changes
+    ]
+    lines += [f"{step.target}: {step.note}" for step in plan.steps if step.action is Action.CLAIM]
+    lines += [f"Closed: {refusal}" for refusal in outcome.refusals]
+    lines += [f"Warning: {warning}" for warning in outcome.warnings]
+    if plan.steps:
+        whole = forecast.of_plan(plan, outcome.measured)
+        assumed = ", partly assumed" if whole.assumed else ""
+        number = phrases.count(len(plan.steps), "step")
+        lines.append(f"{number}, {phrases.duration(whole.seconds)} in all{assumed}. Plan {plan.digest}")
+    return "".join(" ".join(phrases.plain(line).split()) + "\n" for line in lines)
 
 
 def _step_as_json(run: StepRun) -> dict[str, Any]:

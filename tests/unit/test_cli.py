@@ -149,7 +149,9 @@ def test_refusals_reach_the_report_and_json(run: Run, platform_file: Path, tmp_p
 
 def test_parameters_come_from_a_file_and_the_command_line_wins(run: Run, platform_file: Path) -> None:
     parameters = platform_file.with_name("parameters.json")
-    parameters.write_text(json.dumps({"tier": {"web": 99}, "until": LATER, "platform": str(platform_file), "end": ""}))
+    parameters.write_text(
+        json.dumps({"tier": {"web": 99, "db": ""}, "until": LATER, "platform": str(platform_file), "end": ""})
+    )
     assert "web=99 is not from" in run("scale", "--parameters", parameters)[2]
     assert "web=0 is not from" in run("scale", "--parameters", parameters, "--tier", "web=0")[2]
     parameters.write_text(json.dumps({"tiers": ["web=6"], "until": {"a": 1}}))

@@ -217,3 +217,21 @@ def test_files_are_replaced_at_once(tmp_path: Path) -> None:
         report.write_atomically(path, "\ud800")
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("make", OUTCOMES)
+def test_what_a_pipeline_reads_is_plain_text(make: Callable[[], Outcome], tmp_path: Path) -> None:
+    """A pipeline in Jenkins' sandbox has no JSON to read: it reads these three."""
+    outcome = make()
+    report.write_report(outcome, tmp_path)
+    plan, message, digest = (
+        (tmp_path / f"{name}.txt").read_text(encoding="utf-8") for name in ("plan", "message", "digest")
+    )
+    assert digest == outcome.plan.digest + "\n"
+    assert message.count("\n") == 1
+    lines = plan.splitlines()
+    assert all(line.isprintable() for line in lines)
+    for change in outcome.plan.changes:
+        assert any(line.startswith(f"{change.machine}: {change.kind}") for line in lines)
+    assert sum(line.startswith("Closed: ") for line in lines) == len(outcome.refusals)
+    assert not outcome.plan.steps or lines[-1].endswith(f"Plan {outcome.plan.digest}")
