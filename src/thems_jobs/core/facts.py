@@ -181,6 +181,66 @@ class Balancer:
 
 
 @dataclass(frozen=True)
+class Member:
+    """What one database machine tells of itself. None is a fact that it did not tell.
+
+    Rates are of the window between two samples. wsrep values keep the vendor's names and numbers.
+    """
+
+    status: str | None  # wsrep_cluster_status: Primary, non-Primary or Disconnected
+    uuid: str | None  # wsrep_cluster_state_uuid
+    view: int | None  # wsrep_cluster_conf_id
+    size: int | None  # wsrep_cluster_size
+    index: int | None  # wsrep_local_index, of its own in every view
+    state: int | None  # wsrep_local_state: 1 joining, 2 donor or desynced, 3 joined, 4 synced
+    connected: bool | None  # wsrep_connected
+    ready: bool | None  # wsrep_ready
+    switches: Mapping[str, str]  # what can take it out of service, by the variable's name
+    receive_queue: float | None  # mean of the window, in write sets
+    flow_control_ratio: float | None  # of the window
+    busy: tuple[str, ...] | None  # "backup of …", "schema change …"
+    seqno: int | None  # wsrep_last_committed
+    gcache_downto: int | None  # wsrep_local_cached_downto, the oldest write set it can still give; None: none yet
+    gcache_bytes: int | None  # gcache.size
+    write_bytes_s: float | None  # of the whole cluster, as this member sees it; the most of the window and its lifetime
+    data_bytes: int | None  # what a full copy would have to carry
+    connections: int | None  # the shop's sessions
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A database machine as one proxy sees it."""
+
+    address: str
+    status: str  # up, down or drained
+    connections: int
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """One database proxy's answer. `writer` is the machine that gets all writes, "" for none."""
+
+    writer: str
+    backends: Mapping[str, Backend]
+    holds: tuple[str, ...] = ()  # VRRP addresses
+    generation: str = ""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The database cluster: those that should be its members now, and every proxy, each asked for itself."""
+
+    members: Mapping[str, Member | Unknown]
+    proxies: Mapping[str, Proxy | Unknown]
+    holders: tuple[str, ...]  # proxies that have the VRRP address
+    hosts: Mapping[str, str]  # Proxmox node by machine, also of one that is to be added
+    nodes: tuple[str, ...]  # Proxmox nodes that could take a member
+    expected: int  # how many members the cluster should have now
+    moving: tuple[str, ...] = ()  # on their way in or out: the cluster may count them already, or still
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything the planners and gates may look at."""
 
@@ -203,6 +263,7 @@ class Facts:
     polled_at: float = 0.0  # when the cluster's tasks were last asked for
     listed_at: float = 0.0  # when the list of all VMs was last asked whether machines that boot still run
     roles: Mapping[str, str] = field(default_factory=dict)  # tier: digest of the configuration it should have
+    databases: Cluster | None = None  # None: not asked, or none of ours
 
     @property
     def known_record(self) -> Record:
