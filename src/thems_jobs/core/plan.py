@@ -141,9 +141,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """What an approval binds to: targets and steps; no ids, addresses, seconds or measurements."""
-        text = "\n".join(
-            sorted(step.key + (f" {step.note}" if step.action in NOTED else "") for step in self.steps)
-        )
+        text = "\n".join(sorted(step.key + (f" {step.note}" if step.action in NOTED else "") for step in self.steps))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
