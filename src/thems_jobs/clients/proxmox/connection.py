@@ -5,7 +5,6 @@ can have reached the cluster is it sent to the next endpoint, otherwise it ends 
 """
 
 import re
-import ssl
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +24,8 @@ from tenacity import (
 )
 
 from thems_jobs.core.platform import Proxmox as Settings
-from thems_jobs.errors import EffectFailed, Refused, ThemsError, Transient, Unreachable, UsageError
+from thems_jobs.errors import EffectFailed, Refused, ThemsError, Transient, Unreachable
+from thems_jobs.trusted_files import check_authority, read_token
 
 # The whole retry policy. A read is tried so often, on every endpoint, but not begun again once timeout_s is over.
 READ_ATTEMPTS = 3
@@ -56,8 +56,9 @@ class Connection:
         """Given the folder that relative paths start from. Raise UsageError if token or CA file cannot be used."""
         self._token_id, self._token_file = settings.token_id, base / settings.token_file
         self._timeout_s = timeout_s
-        token = _read_token(self._token_file)
-        authority = _checked_authority(base / settings.ca_file) if settings.ca_file else None
+        token, ca_file = read_token(self._token_file), settings.ca_file
+        remedy = "Copy /etc/pve/pve-root-ca.pem of a node there."
+        authority = check_authority(base / ca_file, remedy) if ca_file else None
         self._apis = [_connect(url, settings.token_id, token, authority, timeout_s) for url in settings.endpoints]
         self._preferred = 0  # the endpoint that answered last
         self.requests = 0
@@ -149,36 +150,6 @@ class Connection:
 
 
 # Connecting
-
-
-def _read_token(path: Path) -> str:
-    """Given a token file, return the secret in it. Raise UsageError if it is not there, empty or open to everybody."""
-    remedy = "Write the token's secret there and: chmod 600 it."
-    try:
-        if path.stat().st_mode & 0o007:
-            raise UsageError("token-file", str(path), ["every user of this host can use it."], f"chmod 600 {path}")
-        token = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError("token-file", str(path), [f"it cannot be read: {_reason(error)}."], remedy) from error
-    if not token or token.split() != [token]:
-        raise UsageError("token-file", str(path), ["it holds no secret: one line is expected."], remedy)
-    return token
-
-
-def _checked_authority(path: Path) -> Path:
-    """Given a CA file, return it. Raise UsageError if no certificate can be read from it."""
-    try:
-        ssl.create_default_context(cafile=str(path))
-    except OSError as error:  # ssl.SSLError is one
-        raise UsageError(
-            "ca-file", str(path), [f"no CA certificate can be read from it: {_reason(error)}."],
-            "Copy /etc/pve/pve-root-ca.pem of a node there.",
-        ) from error  # fmt: skip
-    return path
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
 def _connect(url: str, token_id: str, token: str, authority: Path | None, timeout_s: float) -> ProxmoxAPI:
