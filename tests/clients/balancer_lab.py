@@ -1,4 +1,4 @@
-"""A real haproxy on loopback with the role's own configuration, and web machines behind it."""
+"""A real haproxy on loopback with the roles' own configuration, and web or database machines behind it."""
 
 import http.server
 import json
@@ -19,8 +19,8 @@ import yaml
 
 from waiting import eventually
 
-ROLE = Path(__file__).parents[2] / "resources" / "ansible" / "roles" / "balancer"
-PROGRAM = ROLE / "files" / "thems-balancer"
+ROLES = Path(__file__).parents[2] / "resources" / "ansible" / "roles"
+PROGRAM = ROLES / "haproxy" / "files" / "thems-balancer"
 
 
 class WebMachine:
@@ -63,25 +63,28 @@ class WebMachine:
 
 
 class BalancerLab:
-    """haproxy as master and worker, and `thems-balancer` with settings for it."""
+    """haproxy as master and worker, and `thems-balancer` with settings for it, by the role balancer or proxy."""
 
-    def __init__(self, folder: Path, server_options: str | None = None) -> None:
+    def __init__(self, folder: Path, server_options: str | None = None, role: str = "balancer") -> None:
         self.folder = folder
         self.port, self.health_port = free_port(), free_port()
-        defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
-        variables = {**defaults, "balancer_port": self.port, "balancer_health_port": self.health_port}
+        variables = {
+            **role_defaults("haproxy"), **role_defaults(role),
+            f"{role}_port": self.port, f"{role}_health_port": self.health_port,
+        }  # fmt: skip
+        variables["haproxy_server_options"] = variables[f"{role}_check"] if server_options is None else server_options
+        if role == "proxy":
+            variables |= {"haproxy_mode": "tcp", "haproxy_frontend": "database", "haproxy_backend": "members"}
         self.config = folder / "haproxy.cfg"
-        self.config.write_text(unprivileged(render("haproxy.cfg.j2", variables)))
+        self.config.write_text(unprivileged(render(role, "haproxy.cfg.j2", variables)))
         self.servers = folder / "servers.cfg"
-        self.servers.write_text("backend web\n")
+        self.servers.write_text(f"backend {variables['haproxy_backend']}\n")
         self.master_socket = folder / "master"
-        settings = json.loads(render("settings.json.j2", variables))
+        settings = json.loads(render("haproxy", "settings.json.j2", variables))
         settings |= {
             "config": str(self.config), "servers": str(self.servers),
             "master_socket": str(self.master_socket), "lock": str(folder / "lock"),
         }  # fmt: skip
-        if server_options is not None:
-            settings["server_options"] = server_options
         self.settings = folder / "settings.json"
         self.settings.write_text(json.dumps(settings))
         self.process: subprocess.Popen[bytes] | None = None
@@ -126,15 +129,29 @@ class BalancerLab:
         shown: dict[str, Any] = json.loads(done.stdout)
         return shown
 
+    def put_up(self, servers: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
+        """Apply a list, and wait until the checks have found its servers well."""
+        self.apply(servers)
+        return eventually(self._all_up, "servers are not up", within_s=15)
+
+    def _all_up(self) -> dict[str, Any] | None:
+        shown = self.show()
+        return shown if all(server["state"] == "up" for server in shown["servers"].values()) else None
+
 
 def as_list(servers: Mapping[str, tuple[str, int]]) -> str:
     return json.dumps({"servers": {name: {"address": a, "weight": w} for name, (a, w) in servers.items()}})
 
 
-def render(template: str, variables: Mapping[str, Any]) -> str:
+def role_defaults(role: str) -> dict[str, Any]:
+    defaults: dict[str, Any] = yaml.safe_load((ROLES / role / "defaults" / "main.yml").read_text())
+    return defaults
+
+
+def render(role: str, template: str, variables: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)  # noqa: S701 - no HTML
     environment.filters["to_json"] = json.dumps
-    source = (ROLE / "templates" / template).read_text().replace("| select |", "| select | list |")
+    source = (ROLES / role / "templates" / template).read_text()
     return environment.from_string(source).render({**variables, "ansible_managed": "a test"})
 
 

@@ -43,7 +43,7 @@ def test_servers_come_change_weight_and_go_without_a_reload(balancer: BalancerLa
     worker = balancer.run("show").stdout
     shown = balancer.apply(table(web, web_1=100, web_2=7))
     assert {name: (s["address"], s["weight"]) for name, s in shown["servers"].items()} == table(web, web_1=100, web_2=7)
-    shown = balancer.apply(table(web, web_2=100, web_3=0))
+    shown = balancer.put_up(table(web, web_2=100, web_3=0))
     assert {name: s["weight"] for name, s in shown["servers"].items()} == {"web-2": 100, "web-3": 0}
     assert shown["pending"] == []
     assert shown["list"] == {
@@ -60,7 +60,7 @@ def test_servers_come_change_weight_and_go_without_a_reload(balancer: BalancerLa
 
 
 def test_a_machine_that_fails_its_check_is_told_as_down(balancer: BalancerLab, web: dict[str, WebMachine]) -> None:
-    balancer.apply(table(web, web_1=100, web_2=100))
+    balancer.put_up(table(web, web_1=100, web_2=100))
     web["web-2"].close()
     eventually(lambda: balancer.show()["servers"]["web-2"]["state"] == "down", "still up", within_s=15)
     assert balancer.show()["servers"]["web-1"]["state"] == "up"
@@ -135,7 +135,7 @@ def test_a_list_that_haproxy_refuses_changes_nothing(tmp_path: Path, web: dict[s
 
 
 def test_draining_under_load_cuts_no_request(balancer: BalancerLab, web: dict[str, WebMachine]) -> None:
-    balancer.apply(table(web, web_1=100, web_2=100))
+    balancer.put_up(table(web, web_1=100, web_2=100))
     with visitors("127.0.0.1", balancer.port, 16, slow_every=4, slow_page="/slow?seconds=10") as visits:
         eventually(
             lambda: balancer.show()["servers"]["web-1"]["connections"] >= 2, "no slow page on web-1", within_s=20
@@ -158,12 +158,13 @@ def test_draining_under_load_cuts_no_request(balancer: BalancerLab, web: dict[st
 def test_a_server_taken_out_in_use_finishes_its_requests_first(
     balancer: BalancerLab, web: dict[str, WebMachine]
 ) -> None:
-    balancer.apply(table(web, web_1=100))
+    balancer.put_up(table(web, web_1=100))
     with visitors("127.0.0.1", balancer.port, 1, slow_every=1, slow_page="/slow?seconds=4") as visits:
         eventually(lambda: balancer.show()["servers"]["web-1"]["connections"] == 1, "no request", within_s=10)
         shown = balancer.apply(table(web, web_2=100))
         assert shown["servers"]["web-1"]["connections"] == 1
         assert shown["servers"]["web-1"]["weight"] == 0
+        assert shown["servers"]["web-2"]["state"] == "down"  # nobody is sent there before its first check
         assert shown["pending"] == ["web-1: not in the list, leaving, 1 requests in flight"]
         eventually(lambda: visits.answers["web-2"] > 0, "the next request did not go elsewhere", within_s=20)
     assert (visits.failures, visits.closed) == ([], 0)
@@ -173,7 +174,7 @@ def test_a_server_taken_out_in_use_finishes_its_requests_first(
 def test_a_reload_while_draining_loses_neither_requests_nor_state(
     balancer: BalancerLab, web: dict[str, WebMachine]
 ) -> None:
-    balancer.apply(table(web, web_1=100, web_2=100, web_3=100))
+    balancer.put_up(table(web, web_1=100, web_2=100, web_3=100))
     with visitors("127.0.0.1", balancer.port, 12, slow_every=3, slow_page="/slow?seconds=6") as visits:
         eventually(lambda: balancer.show()["servers"]["web-1"]["connections"] >= 1, "no slow page", within_s=20)
         balancer.apply(table(web, web_1=0, web_2=100, web_3=100))
@@ -220,11 +221,12 @@ def test_without_haproxy_a_list_is_kept_for_its_start(balancer: BalancerLab, web
 
 
 def test_killed_at_any_moment_the_same_apply_finishes(balancer: BalancerLab, web: dict[str, WebMachine]) -> None:
-    lists = [table(web, web_1=100, web_2=10), table(web, web_2=0, web_3=100)]
+    # web-2 is in both: servers that are new get nobody until their first check.
+    lists = [table(web, web_1=100, web_2=10), table(web, web_2=5, web_3=100)]
     seen_in_between = 0
     rng = random.Random(2)
     with visitors("127.0.0.1", balancer.port, 2) as visits:
-        balancer.apply(table(web, web_1=100, web_2=10, web_3=50))
+        balancer.put_up(table(web, web_1=100, web_2=10, web_3=50))
         eventually(lambda: visits.answers.total() > 5, "nobody was answered", within_s=10)
         visits.failures.clear()
         for attempt in range(12):

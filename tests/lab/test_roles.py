@@ -60,6 +60,7 @@ class Roles:
         port = {"web": 80, "balancer": 8404}[role]
         return {
             **VARIABLES, "thems_role": role, "thems_health_port": port, "thems_balancer_addresses": addresses,
+            "thems_vrrp_machines": addresses,
         }  # fmt: skip
 
     def converge(self) -> dict[str, str]:

@@ -206,7 +206,10 @@ def _converge(platform: Platform, clients: Clients, facts: Facts, steps: Sequenc
     """Configure machines of one tier by Ansible, all at once."""
     machines = [facts.machines[step.target] for step in steps]
     tier = machines[0].tier
-    variables = {**converge_variables(platform, tier), "thems_roles_digest": facts.roles.get(tier, "")}
+    variables = {
+        **converge_variables(platform, tier), **secret_files(platform, tier),
+        "thems_roles_digest": facts.roles.get(tier, ""),
+    }  # fmt: skip
     errors = clients.ansible.converge({m.name: (m.address, m.host_key) for m in machines}, variables)
     learned = {"renewed": True, "warm": False, "converged": facts.roles.get(tier, ""), "health": ""}
     return {
@@ -220,7 +223,8 @@ def _converge(platform: Platform, clients: Clients, facts: Facts, steps: Sequenc
 def converge_variables(platform: Platform, tier_name: str) -> dict[str, Any]:
     """Given a tier, return the variables of its role; the same for all its machines."""
     tier, balancing = platform.tiers[tier_name], platform.balancing
-    return {
+    balancers = list(addresses_of(platform.tiers[balancing.balancer_tier].network))
+    variables = {
         "thems_role": tier.role,
         "thems_platform": platform.name,
         "thems_health_port": tier.health.port,
@@ -230,11 +234,62 @@ def converge_variables(platform: Platform, tier_name: str) -> dict[str, Any]:
         "thems_vrrp_address": balancing.address,
         "thems_vrrp_prefix": tier.network.prefix,
         "thems_vrrp_router_id": balancing.router_id,
-        "thems_balancer_addresses": list(addresses_of(platform.tiers[balancing.balancer_tier].network)),
+        "thems_vrrp_machines": balancers,
+        "thems_balancer_addresses": balancers,
         "thems_front_port": balancing.port,
         "thems_web_port": platform.tiers[balancing.web_tier].health.port,
         "thems_web_health_path": platform.tiers[balancing.web_tier].health.path,
     }
+    return variables | _database_variables(platform, tier_name)
+
+
+def _database_variables(platform: Platform, tier_name: str) -> dict[str, Any]:
+    """Given a tier, return what it needs beside the others' variables if it is one of the database's two."""
+    cluster = platform.database.cluster if platform.database else None
+    if platform.database is None or cluster is None or tier_name not in (cluster.tier, cluster.proxy_tier):
+        return {}
+    members = platform.tiers[cluster.tier]
+    settings = {
+        "flavour": cluster.flavour,
+        "proxy": cluster.proxy,
+        "port": cluster.port,
+        "cluster_name": platform.name,
+        "addresses": list(addresses_of(members.network)),
+        "user": cluster.user,
+        "application_user": cluster.application.user,
+        "application_database": cluster.application.database,
+        "proxysql_user": cluster.proxysql_user,
+        "gcache_mib": cluster.gcache_mib,
+        "max_connections": platform.database.max_connections,
+        "memory_mib": members.memory_mib,
+        "cores": members.cores,
+    }
+    if tier_name == cluster.tier:
+        return {"thems_database": settings}
+    return {
+        "thems_database": settings,
+        "thems_vrrp_address": cluster.address,
+        "thems_vrrp_router_id": cluster.router_id,
+        "thems_vrrp_machines": list(addresses_of(platform.tiers[cluster.proxy_tier].network)),
+    }
+
+
+def secret_files(platform: Platform, tier_name: str) -> dict[str, Any]:
+    """Given a tier, return where its role finds the secrets that machines of it get, on the machine we run on.
+
+    They are apart from the variables because another checkout has them elsewhere, and its roles are the same.
+    """
+    cluster = platform.database.cluster if platform.database else None
+    if cluster is None or tier_name not in (cluster.tier, cluster.proxy_tier):
+        return {}
+    files = {
+        "ca_file": cluster.ca_file,
+        "ca_key_file": cluster.ca_key_file,
+        "password_file": cluster.password_file,
+        "application_password_file": cluster.application.password_file,
+        "proxysql_password_file": cluster.proxysql_password_file,
+    }
+    return {"thems_database_secrets": files}
 
 
 def _check(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Mapping[str, Any]:

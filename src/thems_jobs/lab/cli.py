@@ -31,6 +31,8 @@ DEGRADED = 5
 HALTED = 6
 ABORTED = 143
 
+PLATFORMS = ("lab.yaml", "lab-database.yaml")  # without and with a database cluster of its own
+
 app = typer.Typer(
     name="lab",
     help="A whole platform on this machine: an API that speaks Proxmox VE's, and real machines behind it.",
@@ -98,7 +100,7 @@ def up(
     def report(line: str) -> None:
         print(f"{time.monotonic() - began:6.1f} s  {line}", file=sys.stderr, flush=True)
 
-    wishes = Wishes((cache or layout.cache).absolute(), node_memory, _shipped_platform())
+    wishes = Wishes((cache or layout.cache).absolute(), node_memory, *map(_shipped_platform, PLATFORMS))
     with _saying_errors(REFUSED):
         fresh = bring_up(layout, wishes, report)
     state = f"is up after {time.monotonic() - began:.1f} s" if fresh else "was up already; nothing was changed"
@@ -232,12 +234,12 @@ def _inside(layout: LabLayout, command: list[str]) -> list[str]:
     return ["nsenter", f"--net={layout.netns}", "--", *command]
 
 
-def _shipped_platform() -> Path | None:
-    """Return the lab's platform file that comes with the package, or with the checkout; None when there is none."""
+def _shipped_platform(name: str) -> Path | None:
+    """Return a platform file that comes with the package, or with the checkout; None when there is none."""
     package = Path(__file__).parent.parent
     for resources in (package / "resources", package.parent.parent / "resources"):
-        if (resources / "platforms" / "lab.yaml").is_file():
-            return resources / "platforms" / "lab.yaml"
+        if (path := resources / "platforms" / name).is_file():
+            return path
     return None
 
 

@@ -76,6 +76,26 @@ class LabLayout:
         return self.directory / "platform.yaml"
 
     @property
+    def database_platform(self) -> Path:
+        """The platform file of the same platform with its own database cluster."""
+        return self.directory / "platform-database.yaml"
+
+    @property
+    def database_authority(self) -> Path:
+        """Certificate that signs those of the database machines."""
+        return self.directory / "database-ca.pem"
+
+    @property
+    def database_authority_key(self) -> Path:
+        """Its key: every new database machine gets a certificate."""
+        return self.directory / "database-ca.key"
+
+    @property
+    def database_passwords(self) -> tuple[Path, ...]:
+        """Passwords of the jobs' and of the shop's accounts in the database."""
+        return self.directory / "database-password", self.directory / "shop-database-password"
+
+    @property
     def token(self) -> Path:
         """Secret of the API token."""
         return self.directory / "token"
@@ -111,5 +131,6 @@ class LabLayout:
         return (
             self.endpoint, self.process, self.netns, self.control, self.platform, self.token, self.root_password,
             self.authority, self.certificate, self.certificate_key, self.ssh_key, self.ssh_key.with_suffix(".pub"),
+            self.database_platform, self.database_authority, self.database_authority_key, *self.database_passwords,
             self.state, self.log,
         )  # fmt: skip

@@ -19,7 +19,7 @@ from thems_jobs.lab.layout import API_PORT, LabLayout
 from thems_jobs.lab.limits import raise_limits
 from thems_jobs.lab.operator_setup import prepare_cluster
 from thems_jobs.lab.process import ProcessRecord, read_process, record_process
-from thems_jobs.lab.secrets import make_certificates, make_ssh_key
+from thems_jobs.lab.secrets import make_certificates, make_database_secrets, make_ssh_key
 from thems_jobs.lab.template import template_root
 
 NODES = ("pve1", "pve2")
@@ -39,6 +39,7 @@ class Wishes:
     cache: Path
     node_memory_gib: int
     platform: Path | None  # platform file to copy into the lab's folder
+    database_platform: Path | None = None  # the one with a database cluster of its own
 
 
 def bring_up(layout: LabLayout, wishes: Wishes, report: Report) -> bool:
@@ -126,6 +127,7 @@ def _build(layout: LabLayout, wishes: Wishes, root: Path, report: Report) -> Non
     layout.state.mkdir(mode=0o700)
     make_certificates(layout, NODES)
     make_ssh_key(layout)
+    make_database_secrets(layout)
     disks.make_base_image(layout.image, root)
     report("network, API")
     endpoint = _start_world(layout, wishes)
@@ -133,6 +135,8 @@ def _build(layout: LabLayout, wishes: Wishes, root: Path, report: Report) -> Non
     prepare_cluster(RootClient(layout, endpoint), layout, NODES[0])
     if wishes.platform is not None:
         shutil.copyfile(wishes.platform, layout.platform)
+    if wishes.database_platform is not None:
+        shutil.copyfile(wishes.database_platform, layout.database_platform)
     layout.endpoint.write_text(endpoint + "\n")  # written last: only now the lab is up
 
 

@@ -1,5 +1,7 @@
-"""Keys and certificates of a lab, made when it comes up: an authority of its own, the API's certificate, an SSH key."""
+"""Secrets of a lab, made when it comes up: authorities of its own, the API's certificate, an SSH key, passwords."""
 
+import os
+import secrets
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -41,6 +43,20 @@ def make_certificates(layout: LabLayout, nodes: Iterable[str]) -> None:
         _run(*common, "-extensions", "server", "-subj", "/CN=thems-jobs lab API",
              "-CA", str(layout.authority), "-CAkey", str(authority_key),
              "-keyout", str(layout.certificate_key), "-out", str(layout.certificate))  # fmt: skip
+
+
+def make_database_secrets(layout: LabLayout) -> None:
+    """Write the authority of the database machines with its key, and the passwords of the accounts in it."""
+    with tempfile.TemporaryDirectory(dir=layout.state) as scratch:
+        config = Path(scratch) / "openssl.cnf"
+        config.write_text(OPENSSL_CONFIG.format(names="DNS:localhost"))
+        _run("openssl", "req", "-x509", "-config", str(config), "-days", str(LIFE_DAYS), "-nodes",
+             "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-extensions", "authority",
+             "-subj", "/CN=thems-jobs lab database authority",
+             "-keyout", str(layout.database_authority_key), "-out", str(layout.database_authority))  # fmt: skip
+    for path in layout.database_passwords:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(24) + "\n")
 
 
 def make_ssh_key(layout: LabLayout) -> None:
