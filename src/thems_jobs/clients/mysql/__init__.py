@@ -1,0 +1,5 @@
+"""What speaks the MySQL protocol: database machines and ProxySQL's admin interface. Only here is pymysql known."""
+
+from thems_jobs.clients.mysql.mariadb import Databases
+
+__all__ = ["Databases"]

@@ -1,0 +1,259 @@
+"""Database machines (MariaDB or Percona with Galera): what each one tells of itself, and switching it out and in.
+
+A member is asked on one connection, twice, with a window between: counters mean something only as differences.
+"""
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TypeVar
+
+from thems_jobs.clients.mysql.wire import Account, Row, Session, each, opened, read_account
+from thems_jobs.core.facts import Member, Unknown
+from thems_jobs.core.platform import DatabaseCluster
+from thems_jobs.errors import Unreachable
+
+LIMIT_S = 10.0  # for all that one server is asked, the window not counted
+POLLS = 8  # looks at the receive queue within the window
+NEVER = 2**64 - 1  # what Galera says for "none"
+SYSTEM_USER = "mysql"  # copies and backups are made by the machine's own account; so are short health checks
+
+SWITCHES = ("wsrep_reject_queries", "wsrep_desync", "wsrep_sst_donor_rejects_queries", "pxc_maint_mode")
+STATUS = "SHOW GLOBAL STATUS WHERE Variable_name LIKE 'wsrep\\_%' OR Variable_name = 'Uptime'"
+QUEUE = "SHOW GLOBAL STATUS LIKE 'wsrep\\_local\\_recv\\_queue'"
+VARIABLES = (
+    "SHOW GLOBAL VARIABLES WHERE Variable_name IN "
+    "('wsrep_reject_queries', 'wsrep_desync', 'wsrep_sst_donor_rejects_queries', 'pxc_maint_mode', "
+    "'wsrep_provider_options', 'version')"
+)
+SESSIONS = "SELECT ID, USER, COMMAND, STATE, INFO FROM information_schema.PROCESSLIST"
+DATA = {
+    "mariadb": "SELECT SUM(FILE_SIZE) AS size FROM information_schema.INNODB_SYS_TABLESPACES",
+    "percona": "SELECT SUM(FILE_SIZE) AS size FROM information_schema.INNODB_TABLESPACES",
+}
+OUT_OF_SERVICE = {  # by flavour: statements that switch a member out, and in again
+    "mariadb": ("SET GLOBAL wsrep_reject_queries = ALL", "SET GLOBAL wsrep_reject_queries = NONE"),
+    "percona": ("SET GLOBAL pxc_maint_mode = 'MAINTENANCE'", "SET GLOBAL pxc_maint_mode = 'DISABLED'"),
+}
+
+# Statements that a change of the cluster must not meet. Comments before a statement are no part of it.
+BUSY = {
+    "schema change": re.compile(
+        r"^\s*(/\*.*?\*/\s*)*(ALTER\s+TABLE|OPTIMIZE|REPAIR|TRUNCATE|RENAME\s+TABLE|DROP\s+(TABLE|INDEX)"
+        r"|CREATE\s+(UNIQUE\s+|FULLTEXT\s+|SPATIAL\s+)?INDEX)\b|pt-online-schema-change|gh-ost",
+        re.IGNORECASE | re.DOTALL,
+    ),
+    "backup": re.compile(
+        r"^\s*(BACKUP\s+(STAGE|LOCK)|FLUSH\s+TABLES\s+WITH\s+READ\s+LOCK|LOCK\s+(TABLES|INSTANCE)\s+FOR\s+BACKUP)\b"
+        r"|/\*!40001 SQL_NO_CACHE \*/",  # as dumps ask
+        re.IGNORECASE,
+    ),
+}
+NO_SUCH_SESSION = 1094
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+T = TypeVar("T")
+
+
+class Databases:
+    """All database machines of a platform; they are asked at the same time."""
+
+    def __init__(self, settings: DatabaseCluster, base: Path) -> None:
+        """Given the folder that relative paths start from. Raise UsageError if password or CA file cannot be used."""
+        self._settings = settings
+        self._account: Account = read_account(
+            settings.user, settings.port, base / settings.password_file, base / settings.ca_file
+        )
+
+    def members(self, hosts: Mapping[str, str], window_s: float | None = None) -> dict[str, Member | Unknown]:
+        """Given addresses by machine name, return what each one tells, or why it could not be had."""
+        window = self._settings.sample_s if window_s is None else window_s
+
+        def ask(name: str, address: str) -> Member | Unknown:
+            try:
+                with opened(name, address, self._account, window + LIMIT_S) as session:
+                    return self._look(session, window)
+            except Unreachable as error:
+                return Unknown(error.detail)
+
+        return each(hosts, ask)
+
+    def _look(self, session: Session, window_s: float) -> Member:
+        """Ask one member, twice; what cannot change much is asked within the window."""
+        began, first = time.monotonic(), _pairs(session.rows(STATUS))
+        before = session.rows(SESSIONS)
+        size = session.rows(DATA[self._settings.flavour])
+        queues = [_number(first.get("wsrep_local_recv_queue"))]
+        for poll in range(1, POLLS):
+            time.sleep(max(0.0, began + window_s * poll / POLLS - time.monotonic()))
+            queues.append(_number(_pairs(session.rows(QUEUE)).get("wsrep_local_recv_queue")))
+        time.sleep(max(0.0, began + window_s - time.monotonic()))
+        ended, last = time.monotonic(), _pairs(session.rows(STATUS))
+        queues.append(_number(last.get("wsrep_local_recv_queue")))
+        variables, sessions = _pairs(session.rows(VARIABLES)), session.rows(SESSIONS)
+        known = [queue for queue in queues if queue is not None]
+        return read_member(
+            first,
+            last,
+            ended - began,
+            variables,
+            queue=fmean(known) if len(known) == len(queues) else None,
+            busy=_busy(before, sessions),
+            connections=sum(row["USER"] == self._settings.application.user for row in sessions),
+            data_bytes=int(size[0]["size"]) if size and size[0]["size"] is not None else None,
+        )
+
+    def reject_queries(self, name: str, address: str, on: bool) -> None:
+        """Switch a member out of service, or in again; sessions that it has stay, and its queries are refused."""
+        statement = OUT_OF_SERVICE[self._settings.flavour][0 if on else 1]
+        self._change(name, address, lambda session: session.do(statement))
+
+    def kill_sessions(self, name: str, address: str) -> int:
+        """End the shop's sessions on a member, and return how many there were."""
+
+        def kill(session: Session) -> int:
+            session.do("SET SESSION wsrep_dirty_reads = ON")  # or KILL, too, is refused by one that rejects queries
+            rows = session.rows(f"{SESSIONS} WHERE USER = %s", [self._settings.application.user])
+            for row in rows:
+                session.do("KILL CONNECTION %s", [int(row["ID"])], unless=NO_SUCH_SESSION)
+            return len(rows)
+
+        return self._change(name, address, kill)
+
+    def differences(self, source: tuple[str, str], copy: tuple[str, str]) -> tuple[str, ...]:
+        """Given name and address of a member and of a new one, return what the new one lacks of the data.
+
+        Compared are the shop's tables, their columns, and in each table that counts its rows up, how far it has come;
+        the copy is asked after it has caught up.
+        """
+        before = self._change(*source, self._tables)
+        seen = self._change(*copy, lambda session: self._tables(session, caught_up=True))
+        after = self._change(*source, self._tables)
+        wrong = [f"table {table} is missing" for table in before if table not in seen and table in after]
+        for table, (columns, count) in seen.items():
+            known = [told for told in (before.get(table), after.get(table)) if told]
+            if known and all(columns != told[0] for told in known):
+                wrong.append(f"table {table} has other columns")
+            elif known and not min(told[1] for told in known) <= count <= max(told[1] for told in known):
+                wrong.append(f"table {table} has come to {count}, not to {known[-1][1]}")
+        return tuple(sorted(wrong))
+
+    def _tables(self, session: Session, caught_up: bool = False) -> dict[str, tuple[str, int]]:
+        """Return the columns of the shop's tables, and the highest number given to a row (0: it counts none up)."""
+        if caught_up:
+            session.do("SET SESSION wsrep_sync_wait = 1")
+        schema = self._settings.application.database
+        rows = session.rows(
+            "SELECT TABLE_NAME, COLUMN_NAME, COLUMN_TYPE, EXTRA FROM information_schema.COLUMNS "
+            "WHERE TABLE_SCHEMA = %s ORDER BY TABLE_NAME, ORDINAL_POSITION",
+            [schema],
+        )
+        columns: dict[str, str] = {}
+        counting: dict[str, str] = {}
+        for row in rows:
+            table = str(row["TABLE_NAME"])
+            columns[table] = f"{columns.get(table, '')}{row['COLUMN_NAME']} {row['COLUMN_TYPE']}, "
+            if "auto_increment" in str(row["EXTRA"]).lower():
+                counting[table] = str(row["COLUMN_NAME"])
+        highest = dict.fromkeys(columns, 0)
+        for table, column in counting.items():
+            named = ".".join(_quoted(part) for part in (schema, table))
+            found = session.rows(f"SELECT MAX({_quoted(column)}) AS highest FROM {named}")  # noqa: S608 - quoted
+            highest[table] = int(found[0]["highest"] or 0)
+        return {table: (columns[table], highest[table]) for table in columns}
+
+    def _change(self, name: str, address: str, work: Callable[[Session], T]) -> T:
+        with opened(name, address, self._account, LIMIT_S) as session:
+            return work(session)
+
+
+def read_member(
+    first: Mapping[str, str],
+    last: Mapping[str, str],
+    seconds: float,
+    variables: Mapping[str, str],
+    *,
+    queue: float | None,
+    busy: tuple[str, ...],
+    connections: int,
+    data_bytes: int | None,
+) -> Member:
+    """Given status at both ends of a window of so many seconds, and the rest, return the member."""
+    paused = _difference(first, last, "wsrep_flow_control_paused_ns")
+    written = [_difference(first, last, f"wsrep_{way}_bytes") for way in ("replicated", "received")]
+    lifetime = [_number(last.get(f"wsrep_{way}_bytes")) for way in ("replicated", "received")]
+    uptime = _number(last.get("Uptime"))
+    rates = [
+        sum(value for value in values if value is not None) / over
+        for values, over in ((written, seconds), (lifetime, uptime))
+        if over and None not in values
+    ]
+    return Member(
+        status=last.get("wsrep_cluster_status"),
+        uuid=last.get("wsrep_cluster_state_uuid"),
+        view=_number(last.get("wsrep_cluster_conf_id")),
+        size=_number(last.get("wsrep_cluster_size")),
+        index=_number(last.get("wsrep_local_index")),
+        state=_number(last.get("wsrep_local_state")),
+        connected=_switch(last.get("wsrep_connected")),
+        ready=_switch(last.get("wsrep_ready")),
+        switches={name: variables[name].upper() for name in SWITCHES if name in variables},
+        receive_queue=queue,
+        flow_control_ratio=min(1.0, paused / 1e9 / seconds) if paused is not None and seconds else None,
+        busy=busy,
+        seqno=_number(last.get("wsrep_last_committed")),
+        gcache_downto=_number(last.get("wsrep_local_cached_downto")),
+        gcache_bytes=_gcache(variables.get("wsrep_provider_options", "")),
+        write_bytes_s=max(rates) if len(rates) == 2 else None,
+        data_bytes=data_bytes,
+        connections=connections,
+        version=variables.get("version", ""),
+    )
+
+
+def _pairs(rows: Sequence[Row]) -> dict[str, str]:
+    """Given rows of SHOW, return values by name."""
+    return {str(row["Variable_name"]): str(row["Value"]) for row in rows}
+
+
+def _number(text: str | None) -> int | None:
+    """Given a number as Galera writes it, return it; None for none, which it writes as -1 of one kind or the other."""
+    if text is None or not re.fullmatch(r"\d+", text):
+        return None
+    return None if int(text) == NEVER else int(text)
+
+
+def _switch(text: str | None) -> bool | None:
+    return {"ON": True, "OFF": False}.get((text or "").upper())
+
+
+def _difference(first: Mapping[str, str], last: Mapping[str, str], name: str) -> int | None:
+    """Return by how much a counter grew; None if it is not there, or was set back meanwhile (FLUSH STATUS)."""
+    before, after = _number(first.get(name)), _number(last.get(name))
+    return None if before is None or after is None or after < before else after - before
+
+
+def _gcache(options: str) -> int | None:
+    """Given wsrep_provider_options, return gcache.size in bytes."""
+    found = re.search(r"(?:^|;)\s*gcache\.size\s*=\s*(\d+)\s*([KMGT]?)\s*(?:;|$)", options, re.IGNORECASE)
+    return int(found[1]) * UNITS[found[2].upper()] if found else None
+
+
+def _busy(before: Sequence[Row], sessions: Sequence[Row]) -> tuple[str, ...]:
+    """Given the sessions at both ends of the window, return what a change of the cluster must not meet."""
+    found = []
+    for row in sessions:
+        statement = str(row["INFO"] or "")
+        for what, pattern in BUSY.items():
+            if pattern.search(statement):
+                found.append(f"{what} ({' '.join(statement.split())[:60]})")
+    stayed = {row["ID"] for row in before if row["USER"] == SYSTEM_USER}
+    if any(row["ID"] in stayed for row in sessions if row["USER"] == SYSTEM_USER):
+        found.append("a copy or backup of the whole machine")
+    return tuple(dict.fromkeys(found))
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
