@@ -17,7 +17,11 @@ from thems_jobs.errors import ThemsError, UsageError
 from thems_jobs.options import (
     AsJson,
     DetailedExit,
+    DisableLeft,
     ExpectPlan,
+    JenkinsCaFile,
+    JenkinsUrl,
+    JobsFolder,
     Parameters,
     PlanOnly,
     PlatformFile,
@@ -78,6 +82,13 @@ app = typer.Typer(
 )
 template = typer.Typer(help="What a tier's machines are cloned from.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(template, name="template")
+jobs_sync = typer.Typer(
+    help="Bring Jenkins' jobs to their definitions in git; nothing is ever deleted. Who asks is in THEMS_JENKINS_USER, "
+    "the API token in the file THEMS_JENKINS_TOKEN_FILE.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(jobs_sync, name="jobs-sync")
 
 
 @app.command(epilog="Example: thems-jobs provision web --replace shop-web-2 --plan")
@@ -176,6 +187,41 @@ def template_build(
     wanted = job.Parameters(tier, time.time() if anew else None)
     _mean(job.mistakes(platform, wanted))
     _carry_out(platform, lambda clients: job.job(platform, wanted, clients), wish)
+
+
+@jobs_sync.command("plan", epilog="Example: thems-jobs jobs-sync plan --jenkins-url https://jenkins.example.com/")
+def jobs_sync_plan(
+    jenkins_url: JenkinsUrl = "",
+    ca_file: JenkinsCaFile = None,
+    definitions: JobsFolder = None,
+    disable_left: DisableLeft = False,
+    detailed_exitcode: DetailedExit = False,
+    as_json: AsJson = False,
+    report_dir: ReportDir = None,
+    started_by: StartedBy = "",
+    parameters: Parameters = None,  # noqa: ARG001 - its callback has done its work
+) -> None:
+    """Show how every live job differs from its definition; change nothing."""
+    wish = _wish(True, False, "", detailed_exitcode, as_json, report_dir, started_by)
+    _sync_jobs(wish, jenkins_url, ca_file, definitions, disable_left)
+
+
+@jobs_sync.command("apply", epilog="Example: thems-jobs jobs-sync apply --yes")
+def jobs_sync_apply(
+    jenkins_url: JenkinsUrl = "",
+    ca_file: JenkinsCaFile = None,
+    definitions: JobsFolder = None,
+    disable_left: DisableLeft = False,
+    yes: Yes = False,
+    expect_plan: ExpectPlan = "",
+    as_json: AsJson = False,
+    report_dir: ReportDir = None,
+    started_by: StartedBy = "",
+    parameters: Parameters = None,  # noqa: ARG001 - its callback has done its work
+) -> None:
+    """Create and update the jobs, each for itself: one that cannot be done stops no other."""
+    wish = _wish(False, yes, expect_plan, False, as_json, report_dir, started_by)
+    _sync_jobs(wish, jenkins_url, ca_file, definitions, disable_left)
 
 
 @app.command()
@@ -356,6 +402,62 @@ def _run(job: "Job", wish: "Wish", clock: "SystemClock", scheduled: bool) -> "Ou
             outcome = replace(outcome, next=wish.approved_command(watch.unapproved))
         _conclude(outcome, wish)
     return outcome
+
+
+def _sync_jobs(wish: "Wish", url: str, ca_file: Path | None, definitions: Path | None, disable_left: bool) -> None:
+    """Given how it was asked for, compare Jenkins' jobs with their definitions, or bring them there."""
+    from thems_jobs import display, resources
+    from thems_jobs.clients.job_builder import read_definitions
+    from thems_jobs.clock import SystemClock
+    from thems_jobs.core.outcome import Exit
+    from thems_jobs.jobs import jobs_sync as job
+    from thems_jobs.watch import Watch
+
+    if wish.report_dir:
+        _make_report_dir(wish.report_dir)
+    jenkins = job.open_jenkins(url, ca_file, os.environ)
+    wanted = job.Parameters(read_definitions(definitions or resources.jobs()), disable_left)
+    _mean(job.mistakes(wanted.definitions))
+    clock = SystemClock()
+    watch = Watch(wish, clock, _console(sys.stderr))
+    options = job.Options(
+        wish.command,
+        wish.started_by,
+        watch.approve_jobs,
+        watch.on_step,
+        wish.plan_only,
+        wish.detailed,
+        wish.expect_plan,
+    )
+    with _stopping_gently(clock):
+        try:
+            with _interrupting(clock):
+                outcome = job.run(jenkins, wanted, clock, options)
+        finally:
+            watch.close()
+        if outcome.plan.steps and not outcome.steps and outcome.exit is not Exit.ABORTED:
+            arguments = ("jobs-sync", "apply", *wish.arguments[2:])
+            outcome = replace(outcome, next=replace(wish, arguments=arguments).approved_command(outcome.plan.digest))
+        if wish.plan_only and not wish.as_json:
+            _console(sys.stdout).print(display.jobs_view(outcome.plan, outcome.differences))
+        _conclude(outcome, wish, plan_shown=wish.plan_only)
+    raise typer.Exit(int(outcome.exit))
+
+
+@contextmanager
+def _interrupting(clock: "SystemClock") -> Iterator[None]:
+    """Let a signal break off what is under way: for a job that waits for nothing but answers, and may be run again."""
+
+    def stop(_number: int, _frame: object) -> None:
+        clock.stop()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _make_report_dir(folder: Path) -> None:

@@ -70,6 +70,34 @@ def plan_view(plan: Plan, measured: Mapping[str, float], refusals: Sequence[Refu
     return _apart(parts)
 
 
+def jobs_view(plan: Plan, differences: Mapping[str, str]) -> RenderableType:
+    """Given what would be done to Jenkins' jobs, return it as a person decides on it: changes, differences, digest."""
+    parts = list[RenderableType]()
+    if plan.changes:
+        table = plain_table("job", "change", "why")
+        for change in plan.changes:
+            table.add_row(words(change.machine, "bold"), change.kind, words(change.why))
+        parts.append(table)
+    if differences:
+        parts.append(differences_view(differences))
+    parts += [words(warning, "yellow") for warning in plan.warnings]
+    if plan.refusals:
+        parts.append(refusals_view(plan.refusals))
+    if plan.steps:
+        parts.append(Text(f"{phrases.count(len(plan.steps), 'step')}. Plan {plan.digest}", "bold"))
+    return _apart(parts)
+
+
+def differences_view(differences: Mapping[str, str]) -> RenderableType:
+    """Given a diff by name, return them as people read them."""
+    styles = {"+": "green", "-": "red", "@": "dim"}
+    parts: list[RenderableType] = []
+    for name, text in differences.items():
+        lines = [words(line, styles.get(line[:1], "")) for line in text.splitlines()]
+        parts.append(Group(words(name, "bold"), *lines))
+    return _apart(parts)
+
+
 def _expectation(expected: forecast.Expectation | None) -> Text:
     if not expected:
         return Text("–")

@@ -47,3 +47,21 @@ Parameters = Annotated[
         is_eager=True, callback=_take_parameters, show_default=False,
     ),
 ]  # fmt: skip
+JenkinsUrl = Annotated[
+    str,
+    typer.Option(
+        envvar=["THEMS_JENKINS_URL", "JENKINS_URL"], metavar="URL", help="Where Jenkins is.", show_default=False
+    ),
+]
+JenkinsCaFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-file", envvar="THEMS_JENKINS_CA_FILE", metavar="FILE", help="The authority that signed its certificate.",
+        show_default=False,
+    ),
+]  # fmt: skip
+JobsFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="The definitions. [default: those that come with this]", show_default=False),
+]
+DisableLeft = Annotated[bool, typer.Option("--disable-left", help="Disable jobs that left the code; never delete.")]

@@ -70,6 +70,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "steps": [_step_as_json(run) for run in outcome.steps],
         "refusals": [asdict(refusal) for refusal in outcome.refusals],
         "warnings": list(outcome.warnings),
+        "differences": dict(outcome.differences),
         "gates": [
             {"reference": gate.reference, "title": gate.title, "state": _state(gate)} for gate in _gates(outcome)
         ],

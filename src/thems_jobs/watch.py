@@ -2,15 +2,17 @@
 
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import NoReturn
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from thems_jobs import display
 from thems_jobs.clock import SystemClock
 from thems_jobs.core import forecast
 from thems_jobs.core.facts import Facts
+from thems_jobs.core.jenkins_jobs import Sync
 from thems_jobs.core.outcome import StepRun
 from thems_jobs.core.plan import Plan
 from thems_jobs.progress import Board, Lines
@@ -28,7 +30,14 @@ class Watch:
     def approve(self, plan: Plan, facts: Facts) -> bool:
         """Given the plan, show it, and return whether it may be done."""
         measured = facts.known_record.seconds
-        self._console.print(display.plan_view(plan, measured, plan.refusals))
+        return self._agreed(plan, display.plan_view(plan, measured, plan.refusals), measured)
+
+    def approve_jobs(self, sync: Sync) -> bool:
+        """Given what would be done to Jenkins' jobs, show it, and return whether it may be done."""
+        return self._agreed(sync.plan, display.jobs_view(sync.plan, sync.differences), {})
+
+    def _agreed(self, plan: Plan, view: RenderableType, measured: Mapping[str, float]) -> bool:
+        self._console.print(view)
         approved = self._wish.yes or bool(self._wish.expect_plan) or self._says_yes()
         if self._clock.stopping() or not approved:
             self.unapproved = plan.digest

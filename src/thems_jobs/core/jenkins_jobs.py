@@ -77,11 +77,11 @@ def plan_sync(definitions: Definitions, live: LiveJobs, disable_left: bool) -> S
         elif before != wanted:
             differences[job.name] = job_xml.differences(before, wanted)
             steps.append(Step(Action.UPDATE_JOB, job.name, note=_fingerprint(*before, "", *wanted)))
-            changes.append(Change("repair", job.name, "", _in_words(differences[job.name])))
+            changes.append(Change("update", job.name, "", _in_words(differences[job.name])))
     left = tuple(_left(definitions, live))
     if disable_left:
         steps += [Step(Action.DISABLE_JOB, name) for name in left]
-        changes += [Change("remove", name, "", "it left the code: disabled, not deleted") for name in left]
+        changes += [Change("disable", name, "", "it left the code: disabled, not deleted") for name in left]
     warnings = (
         [] if disable_left else [f"{name} left the code and still runs; --disable-left stops it." for name in left]
     )

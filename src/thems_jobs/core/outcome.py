@@ -1,7 +1,7 @@
 """What became of a run: its steps as they went, and how it ended."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from thems_jobs.core.facts import Counters, Facts
@@ -70,6 +70,8 @@ class Outcome:
     warnings: tuple[str, ...] = ()
     before: tuple[MachineRow, ...] = ()
     after: tuple[MachineRow, ...] = ()
+    about: str = "machine"  # what the plan's changes and the differences are about
+    differences: Mapping[str, str] = field(default_factory=dict)  # a diff by what differs, to be shown as it is
     served: Counters | None = None  # at the balancers' front between before and after; None if not comparable
 
 
