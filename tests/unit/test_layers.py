@@ -98,7 +98,7 @@ def test_each_library_is_imported_by_one_client() -> None:
     for path in modules():
         for name in imports(path):
             root = name.split(".")[0]
-            if root in ("proxmoxer", "requests", "ansible_runner", "tenacity", "jenkins", "jenkins_jobs"):
+            if root in ("proxmoxer", "pymysql", "requests", "ansible_runner", "tenacity", "jenkins", "jenkins_jobs"):
                 owners.setdefault(root, set()).add(layer(name_of(path)))
     assert owners
     assert all(layers <= {"clients", "lab"} for layers in owners.values()), owners
