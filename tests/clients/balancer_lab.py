@@ -78,7 +78,6 @@ class BalancerLab:
         self.config = folder / "haproxy.cfg"
         self.config.write_text(unprivileged(render(role, "haproxy.cfg.j2", variables)))
         self.servers = folder / "servers.cfg"
-        self.servers.write_text(f"backend {variables['haproxy_backend']}\n")
         self.master_socket = folder / "master"
         settings = json.loads(render("haproxy", "settings.json.j2", variables))
         settings |= {
@@ -87,6 +86,7 @@ class BalancerLab:
         }  # fmt: skip
         self.settings = folder / "settings.json"
         self.settings.write_text(json.dumps(settings))
+        assert self.run("create").returncode == 0
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

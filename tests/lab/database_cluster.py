@@ -1,0 +1,280 @@
+"""Database machines and their proxies on the tests' lab, and a shop that writes orders all the time."""
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pymysql
+from real_lab import BASE_VMID, Lab, Machine
+
+from thems_jobs.clients.ansible import Ansible
+from thems_jobs.clients.ssh import Ssh
+from thems_jobs.jobs.perform import converge_variables, secret_files
+from thems_jobs.lab.hypervisor import HOST_KEY_PATH
+from thems_jobs.platform_file import read_platform
+from waiting import eventually
+
+ADDRESS = "10.77.9.251"  # of the proxies, by VRRP
+NOBODY = "00000000-0000-0000-0000-000000000000"
+JOIN_S = 60
+
+
+@dataclass
+class DatabaseCluster:
+    """Database machines and proxies, made and configured; nothing runs as a cluster before `begin`."""
+
+    lab: Lab
+    members: list[Machine]
+    proxies: list[Machine]
+    keys: dict[str, str]
+    ssh: Ssh
+    ansible: Ansible
+    logs: Path
+
+    def __post_init__(self) -> None:
+        self.platform = read_platform(self.lab.layout.database_platform, {})
+
+    # Making it
+
+    @classmethod
+    def make(cls, lab: Lab, logs: Path, members: int, proxies: int) -> "DatabaseCluster":
+        """Return a cluster of new machines that are up, not configured yet."""
+        ssh = Ssh("thems", lab.layout.ssh_key, logs)
+        cluster = cls(lab, [], [], {}, ssh, Ansible(ssh, logs, 280), logs)
+        cluster.members = cluster.new([f"shop-db-{number + 1}" for number in range(members)])
+        cluster.proxies = cluster.new([f"shop-proxy-{number + 1}" for number in range(proxies)])
+        return cluster
+
+    def new(self, names: Sequence[str]) -> list[Machine]:
+        """Return new machines, up."""
+        machines = [self.lab.clone(BASE_VMID, name) for name in names]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(Machine.boot, machines))
+        self.keys |= {machine.name: " ".join(machine.read(HOST_KEY_PATH).split()[:2]) for machine in machines}
+        return machines
+
+    def converge(self, tier: str, machines: Sequence[Machine]) -> None:
+        """Configure machines of a tier; first they are baked, if they are not yet."""
+        variables = {
+            **converge_variables(self.platform, tier), **secret_files(self.platform, tier),
+            "thems_roles_digest": "of this test",
+        }  # fmt: skip
+        variables["thems_database"] |= {"addresses": [machine.address for machine in self.members]}
+        if tier == "proxy":
+            variables |= {"thems_vrrp_address": ADDRESS, "thems_vrrp_machines": [m.address for m in self.proxies]}
+        hosts = {machine.name: (machine.address, self.keys[machine.name]) for machine in machines}
+        errors = self.ansible.converge(hosts, variables)
+        assert errors == {}, errors
+
+    def converge_all(self) -> None:
+        """Configure all machines."""
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(self.converge, ("db", "proxy"), (self.members, self.proxies)))
+
+    def begin(self) -> None:
+        """Make a cluster of the first machine, let the others join one at a time, and put all behind the proxies."""
+        first, *others = self.members
+        self.galera(first, "bootstrap", "--uuid", NOBODY, "--seqno", "-1", "--absent", self.addresses(self.members))
+        for number, machine in enumerate(others, 1):
+            self.join(machine, self.members[:number], donor=self.members[number - 1])
+        self.serve(self.members)
+
+    def remove(self) -> None:
+        """Remove all machines."""
+        self.ssh.close()
+        for machine in (*self.members, *self.proxies):
+            self.lab.remove(machine)
+
+    # Its machines
+
+    def does(self, machine: Machine, command: str, code: int = 0) -> str:
+        """Run a shell command as root on a machine; it must end with this code."""
+        answer = self.ssh.run(machine.address, ["sudo", "sh", "-c", command], timeout_s=120)
+        assert answer.code == code, f"{machine.name}: {command}: {answer.code} {answer.error}{answer.output}"
+        return answer.output
+
+    def galera(self, machine: Machine, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """Run `thems-galera …` on a machine; return what it tells."""
+        answer = self.ssh.run(machine.address, ["sudo", "/usr/local/sbin/thems-galera", *arguments], timeout_s=120)
+        assert answer.code == code, f"{machine.name}: {arguments}: {answer.code} {answer.error}{answer.output}"
+        told: dict[str, Any] = json.loads(answer.output)
+        return told
+
+    @staticmethod
+    def addresses(machines: Sequence[Machine]) -> str:
+        """Return the machines' addresses as thems-galera takes them."""
+        return ",".join(machine.address for machine in machines)
+
+    def join(self, machine: Machine, members: Sequence[Machine], donor: Machine) -> float:
+        """Let a machine join these members; return after how many seconds it was synced."""
+        began = time.monotonic()
+        self.galera(machine, "join", "--donor", donor.name, "--members", self.addresses(members))
+        eventually(lambda: self.synced(machine), f"{machine.name} does not join", JOIN_S)
+        return time.monotonic() - began
+
+    def synced(self, machine: Machine) -> bool:
+        """Return whether a machine says that it may serve."""
+        return self.check(machine) == "well"
+
+    def check(self, machine: Machine) -> str:
+        """Return what clustercheck says on a machine."""
+        command = ["curl", "--silent", "--max-time", "3", "http://127.0.0.1:9200/"]
+        return self.ssh.run(machine.address, command).output.strip()
+
+    def size(self, machine: Machine) -> int:
+        """Return how many members a machine sees."""
+        return int(self.status(machine, "wsrep_cluster_size"))
+
+    def status(self, machine: Machine, name: str) -> str:
+        """Return one value of SHOW GLOBAL STATUS."""
+        return self.does(machine, f"mariadb -BNe \"SHOW GLOBAL STATUS LIKE '{name}'\"").split()[1]
+
+    def journal(self, machine: Machine) -> str:
+        """Return what its database logged since it was last started."""
+        return self.does(machine, "journalctl --unit mariadb --output cat _SYSTEMD_INVOCATION_ID="
+                         "$(systemctl show --value --property InvocationID mariadb)")  # fmt: skip
+
+    # Its proxies
+
+    def view(self, proxy: Machine) -> dict[str, Any]:
+        """Return what a proxy tells."""
+        view: dict[str, Any] = json.loads(self.does(proxy, "thems-balancer show"))
+        return view
+
+    def views(self) -> list[dict[str, Any]]:
+        """Return what all proxies tell."""
+        with ThreadPoolExecutor(4) as pool:
+            return list(pool.map(self.view, self.proxies))
+
+    def apply(self, order: Sequence[Machine], drained: Sequence[Machine] = ()) -> None:
+        """Give every proxy this order of machines; the drained ones get no session."""
+        servers = {
+            machine.name: {"address": f"{machine.address}:3306", "weight": 0 if machine in drained else 100}
+            for machine in order
+        }
+        text = json.dumps({"servers": servers, "order": [machine.name for machine in order]})
+
+        def change(proxy: Machine) -> None:
+            command = ["sudo", "thems-balancer", "apply", "--expect", self.view(proxy)["generation"]]
+            answer = self.ssh.run(proxy.address, command, text, timeout_s=60)
+            assert answer.code == 0, answer
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(change, self.proxies))
+
+    def serve(self, order: Sequence[Machine]) -> None:
+        """Give the proxies this order and wait until all are up and the first one is the writer, at both."""
+        self.apply(order)
+        self.expect_writer(order[0], [machine.name for machine in order])
+
+    def expect_writer(self, writer: Machine, up: Sequence[str] = ()) -> None:
+        """Wait until both proxies have this writer, and these machines up."""
+
+        def agreed() -> bool:
+            views = self.views()
+            seen = [(view["writer"], *(view["servers"][name]["state"] for name in up)) for view in views]
+            assert set(seen) == {(writer.name, *("up" for _ in up))}, seen
+            return True
+
+        eventually(agreed, f"{writer.name} is not the writer of both proxies", 20)
+
+    def holders(self) -> list[str]:
+        """Return the proxies that hold the address."""
+        views = dict(zip([proxy.name for proxy in self.proxies], self.views(), strict=True))
+        return [name for name, view in views.items() if ADDRESS in view["holds"]]
+
+    # The shop
+
+    def connect(self, address: str = ADDRESS, user: str = "shop") -> "pymysql.Connection[Any]":
+        """Log in to the database as the shop, or as the jobs; by TLS, with a certificate of our authority."""
+        password = dict(zip(("thems", "shop"), self.lab.layout.database_passwords, strict=True))[user]
+        tls: dict[str, Any] = {
+            "ssl_ca": str(self.lab.layout.database_authority), "ssl_verify_cert": True, "ssl_verify_identity": False,
+        }  # fmt: skip
+        return pymysql.connect(
+            host=address, user=user, password=password.read_text().strip(), database="shop", connect_timeout=3,
+            read_timeout=10, write_timeout=10, autocommit=True, **tls,
+        )  # fmt: skip
+
+    @contextmanager
+    def orders(self, sessions: int = 4) -> Iterator["Orders"]:
+        """Have so many sessions write orders through the address until the block ends."""
+        with self.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "CREATE TABLE IF NOT EXISTS orders (id BIGINT AUTO_INCREMENT PRIMARY KEY, run DOUBLE, session INT,"
+                " number INT, UNIQUE KEY (run, session, number)) ENGINE=InnoDB"
+            )
+        orders = Orders(self)
+        threads = [threading.Thread(target=orders.write, args=(number,), daemon=True) for number in range(sessions)]
+        for thread in threads:
+            thread.start()
+        try:
+            eventually(lambda: len(orders.acknowledged) > 20, "no order was acknowledged", 20)
+            yield orders
+            orders.wait_for_more()
+        finally:
+            orders.done.set()
+            for thread in threads:
+                thread.join(30)
+
+
+@dataclass
+class Orders:
+    """Orders of a shop. `acknowledged`: (when, session, number), as the database said that it has them."""
+
+    cluster: DatabaseCluster
+    acknowledged: list[tuple[float, int, int]] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    done: threading.Event = field(default_factory=threading.Event)
+    run: float = field(default_factory=time.time)
+
+    def write(self, session: int) -> None:
+        """Write one order after the other; what fails is tried again under its own number on a new connection."""
+        connection, number = None, 0
+        while not self.done.is_set():
+            try:
+                connection = connection or self.cluster.connect()
+                with connection.cursor() as cursor:
+                    cursor.execute(
+                        "INSERT IGNORE INTO orders (run, session, number) VALUES (%s, %s, %s)",
+                        (self.run, session, number),
+                    )
+                self.acknowledged.append((time.monotonic(), session, number))
+                number += 1
+            except (pymysql.Error, OSError) as error:
+                self.refused.append(repr(error))
+                if connection:
+                    with suppress(Exception):
+                        connection.close()
+                connection = None
+                self.done.wait(0.05)
+            self.done.wait(0.005)
+
+    def wait_for_more(self) -> None:
+        """Wait until orders are acknowledged again."""
+        before = len(self.acknowledged)
+        eventually(lambda: len(self.acknowledged) > before + 20, f"no more orders; {self.refused[-3:]}", 30)
+
+    @property
+    def longest_gap_s(self) -> float:
+        """The longest time without an acknowledged order, of any session."""
+        times = [moment for moment, _, _ in self.acknowledged]
+        return max(later - earlier for earlier, later in itertools.pairwise(times))
+
+    def expect_all_at(self, machine: Machine) -> None:
+        """Hold what a machine has against what was acknowledged."""
+        wanted = {(session, number) for _, session, number in self.acknowledged}
+        with self.cluster.connect(machine.address) as connection, connection.cursor() as cursor:
+            cursor.execute("SET SESSION wsrep_sync_wait = 1")
+            cursor.execute("SELECT session, number FROM orders WHERE run = %s", (self.run,))
+            lost = wanted - set(cursor.fetchall())
+        assert not lost, (
+            f"{len(lost)} of {len(wanted)} acknowledged orders are not on {machine.name}: {sorted(lost)[:5]}"
+        )
