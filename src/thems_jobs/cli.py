@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 OK, CRASHED, USAGE, REFUSED, ABORTED = 0, 1, 2, 4, 143  # as core.outcome.Exit, without importing it for --help
 
+WATCH_PAUSE_S = 3.0  # between two looks, each of which takes a window of its own
+
 EXAMPLES = """
 \b
 Examples:
@@ -52,6 +54,7 @@ Examples:
   thems-jobs provision                                ... and do it
   thems-jobs scale --tier web=6 --event gala \\
       --until 2026-12-01T23:00+01:00                  more machines until the gala is over
+  thems-jobs galera-health --for restart shop-db-2    would the database cluster bear it?
   thems-jobs status                                   the platform as it is
 \b
 Exit codes: 0 done or nothing to do, 2 usage, 3 the plan has changes, 4 refused (nothing was changed),
@@ -161,6 +164,55 @@ def scale(
     asked = Asked(tuple(tier or ()), until, event, reason, extend, end, expire, calendar)
     wanted = read_scale(platform, asked, wish.started_by, time.time())
     _carry_out(platform, lambda clients: job.job(platform, wanted, clients), wish, scheduled=expire or bool(calendar))
+
+
+@app.command("galera-health", epilog="Example: thems-jobs galera-health --for restart shop-db-2 --outage 90")
+def galera_health(
+    asked: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--for",
+            metavar="ACTION NAME",
+            show_default=False,
+            help="Would it be safe to remove, restart, add or upgrade this member?",
+        ),
+    ] = None,
+    outage: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="How long it is away. [default: 60; upgrade 600]")
+    ] = None,
+    target: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="It is a part of going to so many members.")
+    ] = None,
+    accept_sst: Annotated[bool, typer.Option("--accept-sst", help="It may come back by a full copy.")] = False,
+    accept_donor: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="This member may be a donor at the moment.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
+    platform_file: PlatformFile = None,
+    as_json: AsJson = False,
+    report_dir: ReportDir = None,
+    started_by: StartedBy = "",
+    parameters: Parameters = None,  # noqa: ARG001 - its callback has done its work
+) -> None:
+    """Ask every database machine and proxy whether all is well, and would bear something risky; change nothing."""
+    from thems_jobs.jobs import galera_health as job
+    from thems_jobs.jobs.databases import open_databases
+
+    wish = _wish(False, False, "", False, as_json, report_dir, started_by)
+    platform = _platform(platform_file)
+    action, name = asked or ("", "")
+    wanted = job.Parameters(action, name, outage, target, accept_sst, tuple(accept_donor or ()))
+    _mean(job.mistakes(platform, wanted))
+    cluster = platform.database and platform.database.cluster
+
+    def make_job(clients: "Clients") -> "Job":
+        assert cluster  # noqa: S101 - job.mistakes has looked
+        return job.job(platform, wanted, clients, open_databases(cluster, Path()))
+
+    if watch:
+        _follow(platform, make_job, as_json)
+    else:
+        _carry_out(platform, make_job, wish)
 
 
 @template.command("build", epilog="Example: thems-jobs template build web --plan")
@@ -344,6 +396,28 @@ def _carry_out(
         job = make_job(clients)
         outcome = _preview(job, wish, clock) if wish.plan_only else _run(job, wish, clock, scheduled)
     raise typer.Exit(int(outcome.exit))
+
+
+def _follow(platform: "Platform", make_job: "Callable[[Clients], Job]", as_json: bool) -> None:
+    """Given a job whose plan has no steps, show what it finds again and again; end with the last verdict."""
+    from rich.live import Live
+
+    from thems_jobs import display, report
+    from thems_jobs.core.job import Look
+
+    facts, plan = None, None
+    with _clients(platform) as (clients, clock), _stopping_gently(clock):
+        job = make_job(clients)
+        with Live(console=_console(sys.stderr if as_json else sys.stdout)) as live:
+            while not clock.stopping():
+                facts = job.observe(facts, Look(anew=True))
+                plan = job.plan(facts)
+                if as_json:
+                    print(json.dumps(report.health_as_json(plan, facts.at)), flush=True)
+                else:
+                    live.update(display.health_view(plan, facts.at))
+                clock.wait((), WATCH_PAUSE_S)
+    raise typer.Exit(REFUSED if plan is None or plan.refusals else OK)
 
 
 def _preview(job: "Job", wish: "Wish", clock: "SystemClock") -> "Outcome":

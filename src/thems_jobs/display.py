@@ -11,15 +11,17 @@ from rich.text import Text
 
 from thems_jobs import phrases
 from thems_jobs.core import forecast
+from thems_jobs.core.galera import CONDITIONS
 from thems_jobs.core.gate_list import GateState, gate_states
 from thems_jobs.core.outcome import Exit, Outcome
-from thems_jobs.core.plan import Action, Plan, Refusal
+from thems_jobs.core.plan import Action, Condition, Plan, Refusal
 from thems_jobs.jobs.doctor import Check
 
 EXIT_STYLES = {
     Exit.OK: "bold green", Exit.CHANGES: "bold yellow", Exit.REFUSED: "bold yellow", Exit.DEGRADED: "bold yellow",
     Exit.ABORTED: "bold yellow",
 }  # fmt: skip
+WIDE = 5  # members side by side; of more, only what is not well is written out
 CHANGE_STYLES = {"make": "green", "finish": "green", "restore": "green", "repair": "cyan", "remove": "yellow"}
 
 
@@ -58,6 +60,8 @@ def plan_view(plan: Plan, measured: Mapping[str, float], refusals: Sequence[Refu
         if step.target not in changed and step.target != "record" and step.action is not Action.CLAIM
     ]
     parts += [words(warning, "yellow") for warning in plan.warnings]
+    if plan.checks:
+        parts.append(conditions_view(plan.checks))
     if plan.steps or refusals:
         parts.append(gates_view(gate_states(plan, refusals)))
     if refusals:
@@ -127,6 +131,53 @@ def gates_view(gates: Sequence[GateState]) -> RenderableType:
     return Columns(lines, padding=(0, 3), column_first=True) if lines else Text("no gate was asked", "dim")
 
 
+def conditions_view(checks: Sequence[Condition]) -> RenderableType:
+    """Given checks, return tables of condition × subject, with what is required; subjects of one kind share a table."""
+    tables: dict[tuple[str, ...], dict[str, dict[str, Condition]]] = {}
+    rows: dict[str, dict[str, Condition]] = {}
+    for check in checks:
+        rows.setdefault(check.reference, {})[check.subject] = check
+    several = {subjects for row in rows.values() if len(subjects := tuple(row)) > 1}
+    for reference, row in rows.items():
+        fitting = next((subjects for subjects in several if set(row) <= set(subjects)), ())
+        tables.setdefault(fitting, {})[reference] = row
+    return _apart([_conditions_table(subjects, found) for subjects, found in tables.items()])
+
+
+def health_view(plan: Plan, at: float) -> RenderableType:
+    """Given a plan without steps and when it was made, return what it found, the verdict last."""
+    closed = phrases.count(len(plan.refusals), "condition does", "conditions do")
+    verdict = (
+        Text(f"Not safe: {closed} not hold.", "bold yellow") if plan.refusals else words(plan.finding, "bold green")
+    )
+    seen = Text(phrases.moment(at), "dim")
+    return _apart([conditions_view(plan.checks), refusals_view(plan.refusals), Text.assemble(verdict, "  ", seen)])
+
+
+def _conditions_table(subjects: Sequence[str], rows: Mapping[str, Mapping[str, Condition]]) -> Table:
+    """Given subjects (none: each row is about one of its own) and rows by condition, return the table."""
+    wide = len(subjects) > WIDE
+    table = plain_table("condition", *(words(name).plain for name in subjects or ["measured"]), "required")
+    for reference, row in rows.items():
+        first = next(iter(row.values()))
+        title = words(CONDITIONS.get(reference, reference.replace("-", " ")))
+        if subjects:
+            cells = [_cell(row.get(name), wide) for name in subjects]
+        else:
+            cells = [Text.assemble(_cell(first, False), (f"  {phrases.plain(first.subject)}", "dim"))]
+        table.add_row(title, *cells, words(first.required, "dim"))
+    return table
+
+
+def _cell(check: Condition | None, wide: bool) -> Text:
+    """Given a check, return its mark and what was measured; where there is little room only of one that is not well."""
+    if check is None or check.ok is None:
+        return Text("–", "dim")
+    if check.ok:
+        return Text.assemble(("✓", "green"), "" if wide else f" {phrases.plain(check.measured)}")
+    return words(f"✗ {check.measured}", "bold red")
+
+
 def refusals_view(refusals: Sequence[Refusal]) -> RenderableType:
     """Given refusals, return all of them: what was found, what is required, what to do."""
     parts: list[RenderableType] = []
@@ -153,6 +204,8 @@ def command(line: str) -> Text:
 def outcome_view(outcome: Outcome, plan_shown: bool = False) -> RenderableType:
     """Given an outcome, return what is worth reading, the line that matters last."""
     parts: list[RenderableType] = []
+    if outcome.plan.checks and not plan_shown:
+        parts += [conditions_view(outcome.plan.checks), Text()]
     if outcome.refusals and not plan_shown:
         parts += [refusals_view(outcome.refusals), Text()]
     if not plan_shown:

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from thems_jobs import __version__, phrases, resources
 from thems_jobs.core import forecast
 from thems_jobs.core.facts import Phase
-from thems_jobs.core.gate_list import GATES, GateState, gate_states
+from thems_jobs.core.gate_list import KNOWN, GateState, gate_states
 from thems_jobs.core.outcome import MachineRow, Outcome, StepRun
 from thems_jobs.core.plan import Action, Plan, Refusal, expected_s
 from thems_jobs.core.timeline import timeline
@@ -99,6 +99,7 @@ def plan_as_json(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "assumed": whole.assumed,
         "changes": [asdict(change) for change in plan.changes],
         "steps": steps,
+        **_checks_as_json(plan),
     }
 
 
@@ -117,6 +118,17 @@ def as_text(outcome: Outcome) -> str:
         number = phrases.count(len(plan.steps), "step")
         lines.append(f"{number}, {phrases.duration(whole.seconds)} in all{assumed}. Plan {plan.digest}")
     return "".join(" ".join(phrases.plain(line).split()) + "\n" for line in lines)
+
+
+def _checks_as_json(plan: Plan) -> dict[str, Any]:
+    rejoin = asdict(plan.rejoin) if plan.rejoin else None
+    return {"checks": [asdict(check) for check in plan.checks], "rejoin": rejoin}
+
+
+def health_as_json(plan: Plan, at: float) -> dict[str, Any]:
+    """Given a plan without steps and when it was made, return what it found as plain values."""
+    refusals = [asdict(refusal) for refusal in plan.refusals]
+    return {"at": phrases.iso(at), "safe": not refusals, "refusals": refusals, **_checks_as_json(plan)}
 
 
 def _step_as_json(run: StepRun) -> dict[str, Any]:
@@ -151,7 +163,7 @@ def as_junit(outcome: Outcome) -> str:
         timestamp=phrases.iso(outcome.started_at).rstrip("Z"),
     )
     for gate in gates:
-        kind = "gates" if gate.reference in GATES else "effects"  # an effect that failed stands in the way like a gate
+        kind = "gates" if gate.reference in KNOWN else "effects"  # an effect that failed stands in the way like a gate
         case = Xml.SubElement(suite, "testcase", classname=kind, name=gate.reference, time="0")
         if gate.refusals:
             failure = Xml.SubElement(case, "failure", type="closed", message=phrases.plain(str(gate.refusals[0])))
@@ -186,7 +198,7 @@ def as_html(outcome: Outcome) -> str:
         whole=whole,
         machines=forecast.of_machines(outcome.plan, outcome.measured),
         picture=picture(outcome),
-        gates=[(gate, _state(gate)) for gate in _gates(outcome) if gate.reference in GATES],
+        gates=[(gate, _state(gate)) for gate in _gates(outcome) if gate.reference in KNOWN],
         rows=before_and_after(outcome.before, outcome.after),
         tiers=serving_by_tier(outcome.before, outcome.after),
         version=__version__,

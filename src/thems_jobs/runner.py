@@ -125,7 +125,10 @@ def _refusal_before(state: _Run, plan: Plan, facts: Facts) -> _Ending | None:
         _tidy(state, facts)
         exit_code = Exit.DEGRADED if plan.warnings else Exit.OK
         return _Ending(
-            exit_code, plan.warnings[0] if plan.warnings else "Nothing to do: all is as declared.", (), False
+            exit_code,
+            plan.warnings[0] if plan.warnings else plan.finding or "Nothing to do: all is as declared.",
+            (),
+            False,
         )
     if plan.refusals and not any(step.action is Action.RESTORE for step in plan.steps):
         count = len(plan.refusals)

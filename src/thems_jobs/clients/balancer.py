@@ -1,16 +1,19 @@
-"""The balancers' lists of servers, over SSH, by the program `thems-balancer` that the balancer role installs."""
+"""The balancers' lists of servers, over SSH, by the program `thems-balancer` that the balancer role installs.
+
+Before database machines it is the same program: there one server at a time is the writer, the others are in reserve.
+"""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-from thems_jobs.core.facts import Balancer, Counters, Server, Unknown
+from thems_jobs.core.facts import Backend, Balancer, Counters, Proxy, Server, Unknown
 from thems_jobs.errors import EffectFailed, Transient, Unreachable
 
 if TYPE_CHECKING:
@@ -44,22 +47,35 @@ class Balancers:
 
         return self._each(hosts, ask)
 
+    def show_proxies(self, hosts: Mapping[str, str]) -> dict[str, Proxy | Unknown]:
+        """Given addresses of database proxies by name, return what each one tells, or why it could not be had."""
+
+        def ask(name: str, address: str) -> Proxy | Unknown:
+            try:
+                return read_proxy(name, self._show_text(name, address))
+            except (Unreachable, EffectFailed) as error:
+                return Unknown(error.detail)
+
+        return self._each(hosts, ask)
+
     def change(
         self,
         hosts: Mapping[str, str],
         wanted: Mapping[str, tuple[str, int | None]],
         least_serving: int = 0,
         generations: Mapping[str, str] | None = None,
+        order: Sequence[str] = (),
     ) -> None:
         """Give servers ("ip:port", weight) on every balancer; weight None takes a server out, others stay as they are.
 
         Nothing is changed anywhere if a balancer does not answer, if one would be left with fewer than least_serving
         servers that are up and have weight, or if a list is neither of the generation given for it nor the one that
         we wrote last; the last two raise Transient. Raise Unreachable or EffectFailed when some of the balancers may
-        have changed and others not: the same change again finishes.
+        have changed and others not: the same change again finishes. `order` is for database proxies: the first one
+        that is up and has weight is the writer; () leaves the order as it is.
         """
         with self._one_change:
-            self._change(hosts, wanted, least_serving, generations or {})
+            self._change(hosts, wanted, least_serving, generations or {}, order)
 
     def _change(
         self,
@@ -67,6 +83,7 @@ class Balancers:
         wanted: Mapping[str, tuple[str, int | None]],
         least_serving: int,
         generations: Mapping[str, str],
+        order: Sequence[str],
     ) -> None:
         views = self._each(hosts, self._show)
         for name, (view, _) in views.items():
@@ -79,8 +96,8 @@ class Balancers:
             view, table = views[name]
             servers = _changed(table, wanted)
             entries = {key: {"address": to, "weight": weight} for key, (to, weight) in servers.items()}
-            text = json.dumps({"servers": entries})
-            answer = self._ask(name, address, ["apply", "--expect", view.generation], text)
+            whole = {"servers": entries, **({"order": _in_order(servers, order)} if order else {})}
+            answer = self._ask(name, address, ["apply", "--expect", view.generation], json.dumps(whole))
             self._written[name] = read_view(name, answer)[0].generation
 
         self._each(hosts, apply)
@@ -95,10 +112,13 @@ class Balancers:
             if answer.code:
                 raise EffectFailed(name, f"keepalived does not restart: {answer.error.strip()}")
 
-    @retry(retry=retry_if_exception_type(Unreachable), stop=stop_after_attempt(2), wait=wait_fixed(0.5), reraise=True)
     def _show(self, name: str, address: str) -> tuple[Balancer, Table]:
         """Return what one balancer does, and its table. Raise Unreachable or EffectFailed when it does not serve."""
-        return read_view(name, self._ask(name, address, ["show"]))
+        return read_view(name, self._show_text(name, address))
+
+    @retry(retry=retry_if_exception_type(Unreachable), stop=stop_after_attempt(2), wait=wait_fixed(0.5), reraise=True)
+    def _show_text(self, name: str, address: str) -> str:
+        return self._ask(name, address, ["show"])
 
     def _ask(self, name: str, address: str, arguments: list[str], stdin: str = "") -> str:
         answer = self._ssh.run(address, ["sudo", PROGRAM, *arguments], stdin, TIMEOUT_S)
@@ -139,6 +159,23 @@ def read_view(name: str, text: str) -> tuple[Balancer, Table]:
     return seen, table
 
 
+def read_proxy(name: str, text: str) -> Proxy:
+    """Given what `thems-balancer show` printed on a database proxy, return it typed.
+
+    Raise EffectFailed if it makes no sense, or haproxy does not run.
+    """
+    view, _ = read_view(name, text)
+    writer = json.loads(text).get("writer")
+    if not isinstance(writer, str):
+        raise EffectFailed(name, "it is no database proxy: it names no writer.")
+    backends = {
+        key: Backend(server.address, "drained" if not server.weight else "up" if server.up else "down",
+                     server.connections)
+        for key, server in view.servers.items()
+    }  # fmt: skip
+    return Proxy(writer, backends, view.holds, view.generation)
+
+
 def _server(entry: Mapping[str, Any]) -> Server:
     return Server(
         address=entry["address"],
@@ -153,6 +190,12 @@ def _changed(table: Table, wanted: Mapping[str, tuple[str, int | None]]) -> dict
     servers = {name: entry for name, entry in table.items() if name not in wanted}
     servers.update({name: (address, weight) for name, (address, weight) in wanted.items() if weight is not None})
     return servers
+
+
+def _in_order(servers: Mapping[str, object], order: Sequence[str]) -> list[str]:
+    """Given all servers and those that come first, return all of them in order."""
+    first = [name for name in order if name in servers]
+    return first + [name for name in servers if name not in first]
 
 
 def _demand_serving(

@@ -5,11 +5,11 @@ One table of checks is the source of all: the verdict is what is not well in it.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from thems_jobs.core.facts import Cluster, Member, Proxy, Unknown
-from thems_jobs.core.plan import Check, Refusal
+from thems_jobs.core.plan import Condition, Refusal
 from thems_jobs.core.platform import DatabaseCluster
 from thems_jobs.core.rejoin import forecast
 
@@ -44,6 +44,7 @@ IN_SERVICE = {"wsrep_reject_queries": "NONE", "wsrep_desync": "OFF", "wsrep_sst_
 PERCONA_IN_SERVICE = {**IN_SERVICE, "pxc_maint_mode": "DISABLED"}
 
 Action = Literal["none", "remove", "restart", "add", "upgrade"]
+ACTIONS: Collection[Action] = ("remove", "restart", "add", "upgrade")
 LEAVING: Collection[Action] = ("remove", "restart", "upgrade")
 Allowed = Collection[tuple[str, str]]
 
@@ -71,6 +72,15 @@ def half_way(*names: str) -> frozenset[tuple[str, str]]:
     return frozenset((reference, name) for name in names for reference in working)
 
 
+def with_place(cluster: Cluster, name: str) -> Cluster:
+    """Given one that is to be added and stands nowhere yet, return the cluster with it on the emptiest node."""
+    if name in cluster.hosts or not cluster.nodes:
+        return cluster
+    number = Counter(cluster.hosts[member] for member in cluster.hosts)
+    emptiest = min(cluster.nodes, key=lambda node: number[node])
+    return replace(cluster, hosts={**cluster.hosts, name: emptiest})
+
+
 def verdict(
     settings: DatabaseCluster, cluster: Cluster, asked: Asked, allow: Allowed = frozenset()
 ) -> tuple[Refusal, ...]:
@@ -81,7 +91,7 @@ def verdict(
     return refusals(conditions(settings, cluster, asked, allow))
 
 
-def refusals(checks: Collection[Check]) -> tuple[Refusal, ...]:
+def refusals(checks: Collection[Condition]) -> tuple[Refusal, ...]:
     """Given checks, return a refusal for each that is not well."""
     return tuple(
         Refusal(check.reference, check.subject, check.measured, check.required, check.remedy)
@@ -92,13 +102,13 @@ def refusals(checks: Collection[Check]) -> tuple[Refusal, ...]:
 
 def conditions(
     settings: DatabaseCluster, cluster: Cluster, asked: Asked, allow: Allowed = frozenset()
-) -> tuple[Check, ...]:
+) -> tuple[Condition, ...]:
     """Given the cluster and what is to be done to it, return every condition for every member, proxy and the whole."""
     checks = [
         *_answers(settings, cluster, asked),
         *_views(cluster),
         *_membership(cluster, allow),
-        *_condition(settings, cluster),
+        *_work(settings, cluster),
         *_proxies(cluster, allow),
         *_writer(cluster, asked),
         _majority(settings, cluster, asked),
@@ -111,14 +121,14 @@ def conditions(
     return tuple(sorted(allowed, key=lambda check: order.index(check.reference)))
 
 
-def _accepted(check: Check) -> Check:
+def _accepted(check: Condition) -> Condition:
     """Given a check whose outcome is accepted by choice, return it so. Of states only the donor's can be accepted."""
     if check.ok is not False or check.reference == "galera-not-synced":
         return check
-    return Check(check.reference, check.subject, f"{check.measured} (accepted)", check.required, True)
+    return Condition(check.reference, check.subject, f"{check.measured} (accepted)", check.required, True)
 
 
-def _answers(settings: DatabaseCluster, cluster: Cluster, asked: Asked) -> Iterator[Check]:
+def _answers(settings: DatabaseCluster, cluster: Cluster, asked: Asked) -> Iterator[Condition]:
     """Every member and every proxy answers, and there are some to ask."""
     members: dict[str, Member | Unknown] = dict(cluster.members)
     if not members:
@@ -126,7 +136,7 @@ def _answers(settings: DatabaseCluster, cluster: Cluster, asked: Asked) -> Itera
     if asked.action in LEAVING and asked.name not in members:
         members[asked.name] = Unknown("it is not a member that was asked")
     for name, member in members.items():
-        yield Check(
+        yield Condition(
             "database-unreachable", name, member.reason if isinstance(member, Unknown) else "answers",
             "an answer from every member", not isinstance(member, Unknown),
             "Look whether the machine runs and MariaDB or Percona in it (systemctl status mariadb mysql).",
@@ -135,7 +145,7 @@ def _answers(settings: DatabaseCluster, cluster: Cluster, asked: Asked) -> Itera
         f"tier {settings.proxy_tier}": Unknown("no proxy is known")
     }
     for name, proxy in proxies.items():
-        yield Check(
+        yield Condition(
             "proxy-unreachable", name, proxy.reason if isinstance(proxy, Unknown) else "answers",
             "an answer from every proxy", not isinstance(proxy, Unknown),
             "Look whether the machine runs and the proxy in it; the other proxy serves meanwhile.",
@@ -153,17 +163,17 @@ def _each(
     remedy: str,
     cluster: Cluster,
     look: Callable[[str, Member], tuple[str, bool]],
-) -> Iterator[Check]:
+) -> Iterator[Condition]:
     """Ask one thing of every member; of those that do not answer it could not be asked."""
     for name, member in cluster.members.items():
         if isinstance(member, Unknown):
-            yield Check(reference, name, UNASKED, required, None)
+            yield Condition(reference, name, UNASKED, required, None)
         else:
             measured, ok = look(name, member)
-            yield Check(reference, name, measured, required, ok, remedy)
+            yield Condition(reference, name, measured, required, ok, remedy)
 
 
-def _views(cluster: Cluster) -> Iterator[Check]:
+def _views(cluster: Cluster) -> Iterator[Condition]:
     """All members are in the same view of the same cluster: partitions that each look healthy are seen here."""
     views = {name: (member.uuid, member.view) for name, member in known(cluster).items()}
     counted = Counter(views.values()).most_common()
@@ -184,7 +194,7 @@ def _views(cluster: Cluster) -> Iterator[Check]:
     yield from _each("galera-views-differ", required, remedy, cluster, look)
 
 
-def _membership(cluster: Cluster, allow: Allowed) -> Iterator[Check]:
+def _membership(cluster: Cluster, allow: Allowed) -> Iterator[Condition]:
     """What one member tells of its place in the cluster."""
     most = cluster.expected + len(cluster.moving)
 
@@ -215,7 +225,7 @@ def _membership(cluster: Cluster, allow: Allowed) -> Iterator[Check]:
     yield from _each("galera-not-ready", "connected, ready", "Look at its log (journalctl -u mariadb).", cluster, ready)
 
 
-def _condition(settings: DatabaseCluster, cluster: Cluster) -> Iterator[Check]:
+def _work(settings: DatabaseCluster, cluster: Cluster) -> Iterator[Condition]:
     """What one member tells of its work."""
     wanted = PERCONA_IN_SERVICE if settings.flavour == "percona" else IN_SERVICE
     longest, most = settings.receive_queue_limit, settings.flow_control_limit_ratio
@@ -251,7 +261,7 @@ def _on(value: bool | None) -> str:
     return NOT_TOLD if value is None else "ON" if value else "OFF"
 
 
-def _proxies(cluster: Cluster, allow: Allowed) -> Iterator[Check]:
+def _proxies(cluster: Cluster, allow: Allowed) -> Iterator[Condition]:
     """Every proxy sends the writes to one and the same member, and has all members in reserve."""
     answering = [proxy for proxy in cluster.proxies.values() if isinstance(proxy, Proxy)]
     writers = sorted({proxy.writer for proxy in answering})
@@ -260,7 +270,7 @@ def _proxies(cluster: Cluster, allow: Allowed) -> Iterator[Check]:
     required = f"one writer and {len(wanted)} members up, the same on every proxy"
     for name, proxy in cluster.proxies.items():
         if isinstance(proxy, Unknown):
-            yield Check("proxies-disagree", name, UNASKED, required, None)
+            yield Condition("proxies-disagree", name, UNASKED, required, None)
             continue
         wrong = [f"{member} {_status(proxy, member)}" for member in wanted if _status(proxy, member) != "up"]
         wrong += [f"{member} is no member" for member in proxy.backends if member not in {*cluster.members, *excused}]
@@ -270,14 +280,14 @@ def _proxies(cluster: Cluster, allow: Allowed) -> Iterator[Check]:
             wrong.append(f"writer {proxy.writer}, elsewhere {', '.join({*writers} - {proxy.writer}) or 'none'}")
         measured = ", ".join(wrong) or f"writer {proxy.writer}, {len(wanted)} up"
         remedy = "Look at the proxies' checks of that member; a proxy with another list was changed by hand."
-        yield Check("proxies-disagree", name, measured, required, not wrong, remedy)
+        yield Condition("proxies-disagree", name, measured, required, not wrong, remedy)
 
 
 def _status(proxy: Proxy, member: str) -> str:
     return proxy.backends[member].status if member in proxy.backends else "not in its list"
 
 
-def _writer(cluster: Cluster, asked: Asked) -> Iterator[Check]:
+def _writer(cluster: Cluster, asked: Asked) -> Iterator[Condition]:
     """A member that is to leave is no proxy's writer."""
     if asked.action not in LEAVING:
         return
@@ -288,10 +298,10 @@ def _writer(cluster: Cluster, asked: Asked) -> Iterator[Check]:
     ok = False if writes else None if silent else True
     measured = f"the writer of {', '.join(writes)}" if writes else UNASKED if silent else "in reserve"
     remedy = "Hand the writes over to another member first: it goes last."
-    yield Check("galera-writer", asked.name, measured, "not the writer", ok, remedy)
+    yield Condition("galera-writer", asked.name, measured, "not the writer", ok, remedy)
 
 
-def _majority(settings: DatabaseCluster, cluster: Cluster, asked: Asked) -> Check:
+def _majority(settings: DatabaseCluster, cluster: Cluster, asked: Asked) -> Condition:
     """The members at the end are odd in number and at least three; on the way those that stay are a majority."""
     now = cluster.expected
     after = now + (asked.action == "add") - (asked.action == "remove")
@@ -299,14 +309,14 @@ def _majority(settings: DatabaseCluster, cluster: Cluster, asked: Asked) -> Chec
     survivors = now - (asked.action in LEAVING)
     ok = end >= LEAST and end % 2 == 1 and (survivors == now or (survivors > 1 and 2 * survivors > now))
     first = f"{survivors} without it, " if survivors != now else ""
-    return Check(
+    return Condition(
         "galera-majority", f"tier {settings.tier}", f"{first}{end} in the end",
         f"an odd number in the end, {LEAST} at least, and a majority of {now} at any time", ok,
         "Add or remove members in twos, one at a time.",
     )  # fmt: skip
 
 
-def _placement(cluster: Cluster, asked: Asked) -> Iterator[Check]:
+def _placement(cluster: Cluster, asked: Asked) -> Iterator[Condition]:
     """After the action no Proxmox node has two members while another has none."""
     names = {*cluster.members} | ({asked.name} if asked.action == "add" else set())
     names -= {asked.name} if asked.action == "remove" else set()
@@ -316,33 +326,33 @@ def _placement(cluster: Cluster, asked: Asked) -> Iterator[Check]:
     for name, host in hosts.items():
         crowded = number[host] > 1
         measured = f"{host}, with {number[host] - 1} other" if host and crowded else host or NOT_TOLD
-        yield Check(
+        yield Condition(
             "galera-placement", name, measured,
             f"a node of its own while there is one ({', '.join(free)})" if free else "a Proxmox node",
             bool(host) and not (crowded and free), "Migrate one of them, or choose another machine.",
         )  # fmt: skip
 
 
-def _outage(cluster: Cluster, asked: Asked) -> Iterator[Check]:
+def _outage(cluster: Cluster, asked: Asked) -> Iterator[Condition]:
     """A member that comes back finds what it missed in a donor's gcache, so that nobody has to copy everything."""
     if asked.action not in ("restart", "upgrade"):
         return
     if isinstance(cluster.members.get(asked.name, Unknown("")), Unknown):
-        yield Check("galera-outage-needs-sst", asked.name, UNASKED, "IST", None)
+        yield Condition("galera-outage-needs-sst", asked.name, UNASKED, "IST", None)
         return
     rejoin = forecast(cluster, asked.name, asked.outage_s)
-    yield Check(
+    yield Condition(
         "galera-outage-needs-sst", asked.name, f"{rejoin.by}: {rejoin.why}",
         f"IST after {asked.outage_s:g} s", rejoin.by == "IST",
         "Do it while less is written, make gcache_mib larger, or accept the full copy.",
     )  # fmt: skip
 
 
-def _holder(settings: DatabaseCluster, cluster: Cluster) -> Check:
+def _holder(settings: DatabaseCluster, cluster: Cluster) -> Condition:
     """Exactly one proxy has the VRRP address."""
     silent = not all(isinstance(proxy, Proxy) for proxy in cluster.proxies.values()) or not cluster.proxies
     ok = len(cluster.holders) == 1
-    return Check(
+    return Condition(
         "vrrp-holder", settings.address, f"held by {' and '.join(cluster.holders) or 'nobody'}", "exactly one holder",
         None if silent and not cluster.holders else ok,
         "Look at keepalived on the proxies (journalctl -u keepalived) and at the network between them.",

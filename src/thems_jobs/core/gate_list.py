@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from thems_jobs.core.galera import CONDITIONS
 from thems_jobs.core.plan import OF_JENKINS, Action, Plan, Refusal
 
 # A gate is asked when the plan has a step of one of these kinds.
@@ -34,6 +35,7 @@ GATES: Mapping[str, tuple[str, frozenset[Action]]] = {
     "template-too-old": ("the template is fresh enough", _TEMPLATE),
     "image-missing": ("there is an image to build from", frozenset({Action.CREATE})),
 }
+KNOWN = GATES.keys() | CONDITIONS.keys()
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,21 @@ class GateState:
 
 
 def gate_states(plan: Plan, refusals: Sequence[Refusal]) -> list[GateState]:
-    """Given a plan and all refusals of a run, return every gate; any other refusal stands as one of its own."""
+    """Given a plan and all refusals of a run, return every gate; any other refusal stands as one of its own.
+
+    The conditions of the database cluster are among them if the plan has checked them.
+    """
     actions = {step.action for step in plan.steps}
     by_reference: dict[str, list[Refusal]] = {}
     for refusal in refusals:
         by_reference.setdefault(refusal.reference, []).append(refusal)
+    checked = {check.reference for check in plan.checks if check.ok is not None}
+    gates = dict(GATES)
+    if plan.checks:
+        gates |= {name: (title, frozenset()) for name, title in CONDITIONS.items() if name not in GATES}
     states = []
-    for reference, (title, asking) in GATES.items():
+    for reference, (title, asking) in gates.items():
         mine = tuple(by_reference.pop(reference, ()))
-        states.append(GateState(reference, title, bool(actions & asking) or bool(mine), mine))
+        asked = bool(actions & asking) or bool(mine) or reference in checked
+        states.append(GateState(reference, title, asked, mine))
     return states + [GateState(ref, ref.replace("-", " "), True, tuple(rest)) for ref, rest in by_reference.items()]

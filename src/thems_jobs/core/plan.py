@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
+from thems_jobs.core.rejoin import Rejoin
+
 
 class Action(StrEnum):
     """What a step does. Those of WAITS do nothing: they are over when the facts say so."""
@@ -103,7 +105,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Check:
+class Condition:
     """One condition, asked of one subject. `ok` None: it could not be asked, and another check says why."""
 
     reference: str
@@ -128,7 +130,8 @@ class Change:
 class Plan:
     """All remaining steps and all refusals. `slots` limits how many steps of one slot may run at once.
 
-    `checks` are the measurements behind gates that were asked whatever the steps are.
+    `checks` are the measurements behind gates that were asked whatever the steps are, `rejoin` is how the database
+    member that was asked about would come back, `finding` is what a plan without steps has to say.
     """
 
     steps: tuple[Step, ...] = ()
@@ -136,7 +139,9 @@ class Plan:
     changes: tuple[Change, ...] = ()
     slots: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    checks: tuple[Check, ...] = ()
+    checks: tuple[Condition, ...] = ()
+    rejoin: Rejoin | None = None
+    finding: str = ""
 
     @property
     def digest(self) -> str:
