@@ -12,7 +12,7 @@ help: ## this list
 demo: packages venv ## watch a shop platform being scaled for an event, on real machines (root, 8 min, 2 min again)
 	@resources/demo.sh
 
-test: venv-dev check test-fast test-clients test-simulation test-lab ## everything, as CI runs it (root for the lab part)
+test: venv-dev check test-fast test-clients test-groovy test-simulation test-lab ## everything, as CI runs it (root for the lab part)
 	@echo "make test: all parts passed."
 
 check: venv-dev ## lint and types: ruff, mypy strict, ansible-lint, shellcheck
@@ -27,6 +27,10 @@ test-fast: venv-dev ## decisions only: no network, no root, seconds
 
 test-clients: venv-dev ## clients against in-process servers that speak the real protocols
 	$(PYTEST) -q tests/clients
+
+test-groovy: packages-dev ## the Jenkins steps, as Jenkins runs them, and their lint
+	@mvn -q -B -ntp -Dstyle.color=never -Dmaven.repo.local=$(CURDIR)/.cache/maven -f tests/groovy/pom.xml test
+	@echo "make test-groovy: passed."
 
 test-simulation: venv-dev ## planner and runner in a model world with faults and kills, two minutes
 	$(PYTEST) -q tests/simulation
@@ -56,7 +60,8 @@ packages: ## the Debian packages that the lab needs (root)
 	@sh resources/bootstrap/debian-packages.sh python3-venv
 
 packages-dev: ## ... and those that the tests need (root)
-	@sh resources/bootstrap/debian-packages.sh python3-venv chromium fonts-dejavu-core shellcheck haproxy socat curl
+	@sh resources/bootstrap/debian-packages.sh python3-venv chromium fonts-dejavu-core shellcheck haproxy socat curl \
+		maven openjdk-17-jdk-headless
 
 venv: packages
 	@sh resources/bootstrap/venv.sh --no-dev
@@ -71,4 +76,4 @@ clean: ## take the lab down and remove what was made here
 	-.venv/bin/thems-jobs lab down --purge
 	rm -rf .venv .cache .reports dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo test check test-fast test-clients test-simulation test-lab test-rehearsals test-kill simulate bench packages packages-dev venv venv-dev package clean
+.PHONY: help demo test check test-fast test-clients test-groovy test-simulation test-lab test-rehearsals test-kill simulate bench packages packages-dev venv venv-dev package clean
