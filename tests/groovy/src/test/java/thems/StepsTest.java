@@ -105,15 +105,15 @@ class StepsTest {
 
     @Test
     void jobsSyncComparesAndAppliesWhenItIsTold() throws Exception {
-        controller.env.put("JENKINS_URL", "https://jenkins.example.com/");
         controller.params.put("APPLY", false);
         Map<?, ?> given = build("jobs-sync", Run.ends(3, "Drift."), Run.ends(0, "Done."));
         assertEquals(List.of("jobs-sync", "plan"), agent.arguments.subList(0, 2));
-        assertEquals("https://jenkins.example.com/", given.get("jenkins-url"));
+        assertEquals(true, given.get("detailed-exitcode"));
         assertEquals("UNSTABLE", controller.result);
         controller.params.put("APPLY", true);
         build("jobs-sync");
         assertEquals(List.of("jobs-sync", "apply"), agent.arguments.subList(0, 2));
+        assertEquals(true, agent.parameters.get(1).get("yes"));
         assertFalse(agent.environment.containsValue(Agent.SECRET));
     }
 
