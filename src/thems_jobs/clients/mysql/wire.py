@@ -23,6 +23,7 @@ from thems_jobs.trusted_files import check_authority
 
 CONNECT_S = 3.0  # a machine in the same house takes milliseconds
 ANSWER_S = 5.0  # one answer
+CUT_AGAIN_S = 0.05
 AT_ONCE = 64
 UNCONNECTED = (2003, 2006, 2013)  # no connection, or one that broke before it was of any use
 
@@ -86,25 +87,27 @@ def opened(name: str, address: str, account: Account, limit_s: float) -> Iterato
     Raise Unreachable if there is none, if it is not one of ours, or does not let us in.
     """
     connections: list[pymysql.Connection[Any]] = []
-    over = threading.Event()
+    over, done = threading.Event(), threading.Event()
 
     def cut() -> None:
         over.set()
-        for connection in connections:
-            with suppress(OSError, AttributeError):
-                connection._sock.shutdown(SHUT_RDWR)  # type: ignore[attr-defined]  # close() would wait for the answer
+        while not done.wait(CUT_AGAIN_S):  # a connection that is just being made has no socket yet
+            for connection in connections:
+                with suppress(OSError, AttributeError):
+                    connection._sock.shutdown(SHUT_RDWR)  # type: ignore[attr-defined]  # close() would wait for it
 
     timer = threading.Timer(limit_s, cut)
     timer.daemon = True
     timer.start()
     try:
-        yield Session(name, _connect(name, address, account, connections))
+        yield Session(name, _connect(name, address, account, connections, over))
     except Unreachable as error:
         if over.is_set():
             raise Unreachable(name, f"it does not come to an end within {limit_s:g} s.") from error
         raise
     finally:
         timer.cancel()
+        done.set()
         for connection in connections:
             connection._force_close()  # type: ignore[attr-defined]  # no word of leave: it may hang
 
@@ -117,7 +120,7 @@ class _NoConnectionError(Unreachable):
     retry=retry_if_exception_type(_NoConnectionError), stop=stop_after_attempt(2), wait=wait_fixed(0.2), reraise=True
 )
 def _connect(
-    name: str, address: str, account: Account, connections: list["pymysql.Connection[Any]"]
+    name: str, address: str, account: Account, connections: list["pymysql.Connection[Any]"], over: threading.Event
 ) -> "pymysql.Connection[Any]":
     host, _, port = address.partition(":")
     connection: pymysql.Connection[Any] = pymysql.Connection(
@@ -132,7 +135,8 @@ def _connect(
     except Unreachable as error:
         cause = error.__cause__
         untrusted = isinstance(getattr(cause, "original_exception", None), ssl.SSLError)
-        if isinstance(cause, pymysql.OperationalError) and cause.args[0] in UNCONNECTED and not untrusted:
+        lost = isinstance(cause, pymysql.OperationalError) and cause.args[0] in UNCONNECTED
+        if lost and not untrusted and not over.is_set():
             raise _NoConnectionError(name, error.detail) from error
         raise
     return connection
