@@ -44,14 +44,16 @@ class Ssh:
 
     @property
     def public_key(self) -> str:
-        """The public half of our key, for machines to let us in. Raise UsageError if it is not beside the key file."""
-        path = self.key_file.with_name(self.key_file.name + ".pub")
-        try:
-            return path.read_text().strip()
-        except OSError as error:
-            raise UsageError(
-                "ssh-key-unreadable", str(path), [f"the public key cannot be read: {error.strerror}."]
-            ) from None
+        """The public half of our key, for machines to let us in. Raise UsageError if the key does not say it.
+
+        A key that Jenkins binds to a file has no .pub beside it; so it is always asked of the private key.
+        """
+        asked = ["ssh-keygen", "-y", "-P", "", "-f", str(self.key_file)]
+        said = subprocess.run(asked, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        if said.returncode or not said.stdout.strip():
+            why = " ".join(said.stderr.split()) or "ssh-keygen said nothing"
+            raise UsageError("ssh-key-unreadable", str(self.key_file), [f"this is no private key of ours: {why}."])
+        return said.stdout.strip()
 
     @property
     def options(self) -> tuple[str, ...]:

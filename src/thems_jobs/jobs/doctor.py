@@ -88,16 +88,11 @@ def _reach(platform: Platform, base: Path) -> Check:
 def _ssh(platform: Platform, base: Path) -> Iterator[Check]:
     """The operators' key and the program that uses it."""
     key = base / platform.ssh.key_file
-    public = key.with_name(key.name + ".pub")
-    make = f"ssh-keygen -t ed25519 -N '' -f {key}"
-    for path, required, remedy in (
-        (key, "a private key that only its owner can read", f"{make}, or chmod 600 {key}"),
-        (public, "the public half of the key", f"ssh-keygen -y -f {key} > {public}"),
-    ):
-        readable = path.is_file() and os.access(path, os.R_OK)
-        private = path == public or (readable and not path.stat().st_mode & 0o077)
-        measured = "readable" if readable and private else "open to others" if readable else "cannot be read"
-        yield _check(f"ssh {path.name}", readable and private, f"{path}: {measured}", required, remedy)
+    readable = key.is_file() and os.access(key, os.R_OK)
+    private = readable and not key.stat().st_mode & 0o077
+    measured = "readable" if private else "open to others" if readable else "cannot be read"
+    remedy = f"ssh-keygen -t ed25519 -N '' -f {key}, or chmod 600 {key}"
+    yield _check(f"ssh {key.name}", private, f"{key}: {measured}", "a private key that only its owner can read", remedy)
     program = shutil.which("ssh")
     yield _check(
         "ssh program", bool(program), program or "none found", "OpenSSH's client", "apt install openssh-client"
