@@ -218,7 +218,8 @@ class DatabaseCluster:
         try:
             eventually(lambda: len(orders.acknowledged) > 20, "no order was acknowledged", 20)
             yield orders
-            orders.wait_for_more()
+            if not orders.done.is_set():
+                orders.wait_for_more()
         finally:
             orders.done.set()
             for thread in threads:

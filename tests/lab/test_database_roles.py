@@ -1,0 +1,268 @@
+"""The roles of the database tier on real machines: three members behind two proxies, and what they must stand."""
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pymysql
+import pytest
+from database_cluster import NOBODY, DatabaseCluster
+from inside import network_of
+from real_lab import Lab, Machine
+from shop import Shop
+
+from thems_jobs.lab import faults
+from waiting import eventually
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
+
+NOTICED_S = 20  # Galera takes 5 s until it is sure that a member is gone
+
+
+@pytest.fixture(scope="module")
+def made(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseCluster]:
+    """Three members and two proxies, from templates that were built as an operator builds them."""
+    shop = Shop(lab.layout, lab.client, tmp_path_factory.mktemp("templates"))
+    with ThreadPoolExecutor(2) as pool:
+        builds = [
+            pool.submit(shop.run, "template", "build", tier, "--yes", platform=lab.layout.database_platform)
+            for tier in ("db", "proxy")
+        ]
+        for build in builds:
+            build.result()
+    cluster = DatabaseCluster.make(lab, tmp_path_factory.mktemp("run"), members=3, proxies=2)
+    with network_of(lab.layout.netns):
+        cluster.converge_all()
+        cluster.begin()
+    yield cluster
+    cluster.remove()
+
+
+@pytest.fixture
+def cluster(made: DatabaseCluster, lab: Lab) -> Iterator[DatabaseCluster]:
+    with network_of(lab.layout.netns):
+        yield made
+
+
+def test_the_late_part_changes_nothing_twice(cluster: DatabaseCluster) -> None:
+    cluster.converge_all()
+    for log in sorted(cluster.logs.glob("ansible-converge-*.log"), key=lambda path: path.stat().st_mtime)[-2:]:
+        text = log.read_text()
+        assert "changed=0" in text, text
+        assert "changed=1" not in text, text
+        assert text.count("\nTASK [") <= 10, text
+
+
+def test_every_member_tells_the_same(cluster: DatabaseCluster) -> None:
+    told = [cluster.galera(machine, "show") for machine in cluster.members]
+    assert len({(t["uuid"], t["running"]) for t in told}) == 1, told
+    assert [t["view"] for t in told] == ["bootstrapped", "member", "member"]
+    assert all(cluster.size(machine) == 3 for machine in cluster.members)
+    assert all(t["data"] > 50 * 2**20 and t["version"].startswith("10.11") for t in told), told
+    assert len(eventually(cluster.holders, "nobody holds the address", 15)) == 1
+
+
+def test_members_talk_by_tls_and_so_does_the_shop(cluster: DatabaseCluster) -> None:
+    assert "ssl://" in cluster.does(cluster.members[1], "journalctl --unit mariadb | grep 'listening at'")
+    assert "Using openssl" in cluster.does(cluster.members[1], "journalctl | grep WSREP_SST")
+    for machine in cluster.members:  # verified against the authority, and made for the machine's own address
+        cluster.does(
+            machine,
+            f"cd /etc/mysql/thems && openssl verify -CAfile ca.pem -verify_ip {machine.address} certificate.pem"
+            " && test $(stat -c %a key.pem) = 640 && test $(stat -c %a accounts.sql) = 600",
+        )
+    with cluster.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW STATUS LIKE 'Ssl_cipher'")
+        assert cursor.fetchall()[0][1].startswith("TLS_")
+    with pytest.raises(pymysql.OperationalError, match="Access denied"):  # the jobs never without TLS
+        pymysql.connect(
+            host=cluster.members[0].address, user="thems", ssl_disabled=True,
+            password=cluster.lab.layout.database_passwords[0].read_text().strip(),
+        )  # fmt: skip
+
+
+def test_the_jobs_account_can_do_what_the_jobs_do_and_no_more(cluster: DatabaseCluster) -> None:
+    with cluster.connect(cluster.members[2].address, "thems") as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW GLOBAL STATUS LIKE 'wsrep_local_state'")
+        cursor.execute("SELECT COUNT(*) FROM information_schema.PROCESSLIST")
+        cursor.execute("SELECT SUM(FILE_SIZE) FROM information_schema.INNODB_SYS_TABLESPACES")
+        with pytest.raises(pymysql.OperationalError, match="denied"):
+            cursor.execute("CREATE DATABASE elsewhere")
+
+
+def test_a_planned_hand_over_is_hardly_noticed(cluster: DatabaseCluster) -> None:
+    first, second, third = cluster.members
+    with cluster.orders() as orders:
+        cluster.apply([second, first, third])
+        orders.wait_for_more()
+    print(f"hand-over: {orders.longest_gap_s:.2f} s without an acknowledged order")
+    assert orders.longest_gap_s < 2
+    assert len(orders.refused) <= 4 * 2  # each session is cut off once, at the end of its grace
+    for machine in cluster.members:
+        orders.expect_all_at(machine)
+    for view in cluster.views():
+        assert (view["writer"], view["servers"][first.name]["connections"]) == (second.name, 0)
+    cluster.serve(cluster.members)
+
+
+def test_a_member_is_drained_leaves_and_comes_back_by_ist(cluster: DatabaseCluster) -> None:
+    first, second, third = cluster.members
+    with cluster.orders() as orders:
+        with cluster.connect(third.address, "thems") as connection, connection.cursor() as cursor:
+            cursor.execute("SET GLOBAL wsrep_reject_queries = ALL")
+        eventually(lambda: "reject" in cluster.check(third), "clustercheck does not tell", 5)
+        eventually(lambda: {v["servers"][third.name]["state"] for v in cluster.views()} == {"down"}, "up", 10)
+        cluster.apply(cluster.members, drained=[third])
+        before = cluster.galera(third, "leave")
+        assert (before["running"], before["view"], before["recovered"]) == (False, "none", False)
+        assert before["seqno"] > 0
+        assert cluster.size(first) == 2  # a clean stop is known at once
+        orders.wait_for_more()
+        seconds = cluster.join(third, [first, second], donor=second)
+    print(f"leave and rejoin: {orders.longest_gap_s:.2f} s without an acknowledged order; synced after {seconds:.1f} s")
+    assert orders.longest_gap_s < 2
+    assert not orders.refused
+    assert re.search(r"Receiving IST: \d+ writesets", cluster.journal(third))  # what it missed, not all data
+    orders.expect_all_at(third)
+    cluster.serve(cluster.members)
+
+
+def test_a_killed_reader_costs_no_order_and_comes_back_by_itself(cluster: DatabaseCluster) -> None:
+    third = cluster.members[2]
+    with cluster.orders() as orders:
+        cluster.does(third, "pkill --signal KILL mariadbd")
+        eventually(lambda: cluster.size(cluster.members[0]) == 2, "not noticed", NOTICED_S)
+        eventually(lambda: cluster.size(cluster.members[0]) == 3 and cluster.synced(third), "not back", 60)
+    print(f"reader killed: {orders.longest_gap_s:.2f} s without an acknowledged order")
+    assert not orders.refused
+    orders.expect_all_at(third)
+
+
+def test_a_killed_writer_is_replaced_without_losing_an_order(cluster: DatabaseCluster) -> None:
+    first, *others = cluster.members
+    with cluster.orders() as orders:
+        cluster.does(first, "pkill --signal KILL mariadbd")
+        orders.wait_for_more()
+        for machine in others:
+            orders.expect_all_at(machine)
+        cluster.expect_writer(first)  # it is back, synced, and the first in order
+    print(f"writer killed: {orders.longest_gap_s:.2f} s without an acknowledged order")
+    for machine in cluster.members:
+        orders.expect_all_at(machine)
+    for view in cluster.views():
+        assert sum(server["connections"] > 0 for server in view["servers"].values()) <= 1, view
+
+
+def test_an_empty_machine_gets_all_data_from_a_reader(cluster: DatabaseCluster) -> None:
+    first, second, third = cluster.members
+    with cluster.orders() as orders:
+        cluster.galera(third, "leave")
+        cluster.does(third, "find /var/lib/mysql -mindepth 1 -delete")
+        assert cluster.galera(third, "show")["uuid"] == NOBODY
+        seconds = cluster.join(third, [first, second], donor=second)
+    print(f"SST: {seconds:.1f} s; {orders.longest_gap_s:.2f} s without an acknowledged order")
+    assert not re.search(r"Receiving IST: \d+ writesets", cluster.journal(third))
+    assert f"({second.name})(SYNCED) as donor" in cluster.journal(third)
+    assert orders.longest_gap_s < 5
+    assert not orders.refused
+    orders.expect_all_at(third)
+    cluster.serve(cluster.members)
+
+
+def test_nothing_begins_a_second_cluster(cluster: DatabaseCluster) -> None:
+    first, second, third = cluster.members
+    all_of_them = cluster.addresses(cluster.members)
+    running = cluster.galera(second, "show")
+    error = cluster.galera(second, "join", "--members", first.address, code=9)["error"]
+    assert error == "the database runs"
+    position = cluster.galera(third, "leave")
+    for uuid, seqno, why in (
+        (NOBODY, "-1", "cannot begin a new one"),
+        (running["uuid"], str(position["seqno"] - 1), "its last transaction is"),
+        (running["uuid"], str(position["seqno"]), "a member answers on"),
+    ):
+        told = cluster.galera(third, "bootstrap", "--uuid", uuid, "--seqno", seqno, "--absent", all_of_them, code=9)
+        assert why in told["error"], told
+    assert cluster.galera(third, "show") == position
+    cluster.does(third, "echo _WSREP_NEW_CLUSTER=--wsrep-new-cluster > /run/mariadb-wsrep-new-cluster")  # as by a kill
+    assert cluster.galera(third, "forbid-bootstrap")["safe_to_bootstrap"] is False
+    cluster.does(third, "test ! -e /run/mariadb-wsrep-new-cluster")
+    cluster.join(third, [first, second], donor=second)
+    assert cluster.size(first) == 3
+    cluster.serve(cluster.members)
+
+
+def test_a_cluster_without_power_tells_who_is_ahead_and_waits(cluster: DatabaseCluster) -> None:
+    first, second, third = cluster.members
+    with cluster.orders() as orders:
+        cluster.galera(third, "leave")  # so it is behind
+        orders.wait_for_more()
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda m: cluster.does(m, "systemctl kill --signal KILL mariadb"), (first, second)))
+        orders.done.set()
+    for machine in (first, second):  # they were started again, and found nobody: then they are stopped
+        cluster.galera(machine, "leave")
+    told = {machine.name: cluster.galera(machine, "show") for machine in cluster.members}
+    assert len({t["uuid"] for t in told.values()}) == 1, told
+    assert told[third.name]["seqno"] < min(told[first.name]["seqno"], told[second.name]["seqno"]), told
+    ahead = max((first, second), key=lambda machine: told[machine.name]["seqno"])
+    others = [machine for machine in cluster.members if machine is not ahead]
+    for machine in others:
+        cluster.galera(machine, "forbid-bootstrap")
+    cluster.galera(
+        ahead, "bootstrap", "--uuid", told[ahead.name]["uuid"], "--seqno", str(told[ahead.name]["seqno"]),
+        "--absent", cluster.addresses(others),
+    )  # fmt: skip
+    for number, machine in enumerate(others):
+        cluster.join(machine, [ahead, *others[:number]], donor=ahead)
+    cluster.serve(cluster.members)
+    for machine in cluster.members:
+        orders.expect_all_at(machine)
+
+
+def test_a_backup_of_a_reader_is_restored_into_an_empty_machine(made: DatabaseCluster, lab: Lab) -> None:
+    cluster, third = made, made.members[2]
+    (empty,) = cluster.new(["shop-db-empty"])
+    with network_of(lab.layout.netns):
+        with cluster.orders() as orders:
+            copied = len(orders.acknowledged)
+            saved = cluster.galera(third, "backup", "--to", "/var/backups/database")
+        print(f"backup: {saved['bytes'] >> 20} MiB in {saved['seconds']} s, {orders.longest_gap_s:.2f} s without order")
+        assert not orders.refused
+        assert cluster.galera(third, "restore", "--from", saved["path"], code=9)["error"] == "the database runs"
+        cluster.converge("db", [empty])
+        move_folder(cluster, third, empty, saved["path"])
+        restored = cluster.galera(empty, "restore", "--from", saved["path"])
+        assert (restored["uuid"], restored["seqno"]) == (saved["uuid"], saved["seqno"])
+        position = ("--uuid", restored["uuid"], "--seqno", str(restored["seqno"]))
+        cluster.galera(empty, "bootstrap", *position, "--absent", empty.address)  # a cluster of its own, on purpose
+        with cluster.connect(empty.address) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT session, number FROM orders WHERE run = %s", (orders.run,))
+            assert {(session, number) for _, session, number in orders.acknowledged[:copied]} <= set(cursor.fetchall())
+        cluster.galera(empty, "leave")
+        again = cluster.galera(empty, "restore", "--from", saved["path"], code=9)
+        assert "holds data of the cluster" in again["error"]
+    lab.remove(empty)
+
+
+def move_folder(cluster: DatabaseCluster, source: Machine, target: Machine, path: str) -> None:
+    """Copy a folder from one machine to another one, through the lab's router."""
+    reading = f"tar --create --gzip --directory {path} . | base64"
+    text = cluster.does(source, reading)
+    answer = cluster.ssh.run(
+        target.address, ["sudo", "sh", "-c", f"mkdir -p {path} && base64 -d | tar --extract --gzip --directory {path}"],
+        text, timeout_s=60,
+    )  # fmt: skip
+    assert answer.code == 0, answer
+
+
+def test_the_address_and_the_orders_outlive_a_proxy(cluster: DatabaseCluster, lab: Lab) -> None:
+    eventually(lambda: len(cluster.holders()) == 1, "no single holder", 15)
+    name = cluster.holders()[0]
+    with cluster.orders() as orders:
+        faults.ask(lab.layout.control, {"do": "cut", "vm": name, "cut": True})
+        orders.wait_for_more()
+        faults.ask(lab.layout.control, {"do": "cut", "vm": name, "cut": False})
+    print(f"proxy cut off: {orders.longest_gap_s:.2f} s without an acknowledged order")
+    eventually(lambda: len(cluster.holders()) == 1, "no single holder", 15)
+    orders.expect_all_at(cluster.members[0])
