@@ -89,10 +89,11 @@ class Databases:
         for poll in range(1, POLLS):
             time.sleep(max(0.0, began + window_s * poll / POLLS - time.monotonic()))
             queues.append(_number(_pairs(session.rows(QUEUE)).get("wsrep_local_recv_queue")))
+        variables = _pairs(session.rows(VARIABLES))
         time.sleep(max(0.0, began + window_s - time.monotonic()))
         ended, last = time.monotonic(), _pairs(session.rows(STATUS))
         queues.append(_number(last.get("wsrep_local_recv_queue")))
-        variables, sessions = _pairs(session.rows(VARIABLES)), session.rows(SESSIONS)
+        sessions = session.rows(SESSIONS)
         known = [queue for queue in queues if queue is not None]
         return read_member(
             first,
