@@ -39,6 +39,10 @@ class _MissingError(Exception):
     """Jenkins knows nothing by that name, or does not show it to us."""
 
 
+class _BrokenError(Exception):
+    """Jenkins is there and fails at what was asked; mostly it will again."""
+
+
 class _OldCrumbError(Exception):
     """The crumb, which proves that a form is Jenkins' own, is of a session that has ended."""
 
@@ -95,7 +99,7 @@ class Jenkins:
     def _read(self, name: str, call: Callable[..., Any], *arguments: object) -> Any:
         """Ask something that changes nothing, again if there is no answer. Raise _MissingError for a 404."""
         tries = Retrying(
-            retry=retry_if_exception_type((_NotSentError, _LostError, Transient)),
+            retry=retry_if_exception_type((_NotSentError, _LostError, _BrokenError, Transient)),
             stop=stop_after_attempt(READ_ATTEMPTS), wait=READ_PAUSE, reraise=True,
         )  # fmt: skip
         try:
@@ -104,6 +108,8 @@ class Jenkins:
             raise self._unanswered(error) from error
         except Transient as error:
             raise Unreachable(error.subject, error.detail, "Look whether Jenkins is up and has time.") from error
+        except _BrokenError as error:
+            raise EffectFailed(name or self.url, str(error), "Jenkins' own log says why.") from error
 
     def _write(self, name: str, call: Callable[..., Any], *arguments: object) -> None:
         """Ask for a change, once; a second time only if Jenkins refused it for its crumb alone."""
@@ -119,7 +125,7 @@ class Jenkins:
             raise EffectFailed(name, "it, or its folder, is not there, or is not shown to us.") from error
         except _NotSentError as error:
             raise self._unanswered(error) from error
-        except _LostError as error:
+        except (_LostError, _BrokenError) as error:  # the second: of what is looked at before and after it
             raise Transient(name, f"{error} It may have been carried out all the same.") from error
 
     def _ask(self, name: str, call: Callable[..., T], *arguments: object) -> T:
@@ -160,7 +166,9 @@ class Jenkins:
             )  # fmt: skip
         if code == 404:
             return _MissingError()
-        if code in (429, 502, 503, 504) or (code == 500 and response.request.method == "GET"):
+        if code == 500 and response.request.method == "GET":
+            return _BrokenError(f"Jenkins answers 500: {said}.")
+        if code in (429, 502, 503, 504):
             return Transient(subject, f"Jenkins answers {code}: {said}.")
         hint = " It may be there, but not shown to us: give Job/Read." if "already exists" in said else ""
         return EffectFailed(subject, f"Jenkins answers {code}: {said}.{hint}")
