@@ -117,7 +117,10 @@ public final class Agent {
         return null;
     }
 
-    private int shell(Controller controller, Step step, Path here) throws IOException {
+    private Integer shell(Controller controller, Step step, Path here) throws IOException {
+        if (step.get("script") == null) {
+            return null; // a plain `sh 'make ...'`, which is not ours to try
+        }
         ProcessBuilder shell = new ProcessBuilder("sh", "-xe", "-c", step.text("script")).directory(here.toFile());
         shell.redirectErrorStream(true);
         for (Step words : controller.opened("withEnv")) {

@@ -15,6 +15,7 @@ import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.MethodSource;
 import thems.Agent.Run;
 
@@ -115,6 +116,20 @@ class StepsTest {
         assertEquals(List.of("jobs-sync", "apply"), agent.arguments.subList(0, 2));
         assertEquals(true, agent.parameters.get(1).get("yes"));
         assertFalse(agent.environment.containsValue(Agent.SECRET));
+    }
+
+    @ParameterizedTest
+    @CsvSource({"main,1", "feature,0"})
+    void thisRepositorysPipelineSyncsJobsOnMainOnly(String branch, int syncs) throws Exception {
+        controller.env.put("BRANCH_NAME", branch);
+        agent.runs.add(Run.ends(0, "Done."));
+        controller.build(Files.readString(Controller.CHECKOUT.resolve("Jenkinsfile")));
+        assertNull(controller.ending);
+        assertEquals(syncs, agent.parameters.size());
+        assertTrue(controller.all("sh").stream().anyMatch(step -> step.text("value").equals("make test-groovy")));
+        if (syncs > 0) {
+            assertEquals(List.of("jobs-sync", "apply"), agent.arguments.subList(0, 2));
+        }
     }
 
     @Test
