@@ -67,13 +67,21 @@ class Room:
         return self.memory_mib >= tier.memory_mib and self.cores >= tier.cores and not strict
 
 
-def rooms(platform: Platform, facts: Facts, tier_name: str, promised: Mapping[str, Sequence[Tier]]) -> list[Room]:
+def rooms(
+    platform: Platform,
+    facts: Facts,
+    tier_name: str,
+    promised: Mapping[str, Sequence[Tier]],
+    replaced: frozenset[str] = frozenset(),
+) -> list[Room]:
     """Given what this plan promised to each node already, return what is left on each of ours that a clone can go to.
 
     That is a node that is online and sees the template's storage; one that is not shared, only the template's node.
+    Machines to be replaced crowd no node: they will be gone.
     """
     proxmox = platform.proxmox
-    crowd = Counter(m.node for m in facts.of_tier(tier_name) if m.exists or m.clone == "cloning")
+    there = [m for m in facts.of_tier(tier_name) if m.exists or m.clone == "cloning"]
+    crowd = Counter(m.node for m in there if m.name not in replaced)
     home = facts.templates[tier_name].node if tier_name in facts.templates else ""
     name = platform.tiers[tier_name].template.storage
     seen = {s.node for s in facts.storages if s.name == name and s.active and (s.shared or s.node == home)}

@@ -93,6 +93,7 @@ class Machine:
     health: str = ""  # "" not asked, "ok", or what was wrong
     renewed: bool = False  # configured in this run, not yet serving again
     warm: bool = False  # checked and warmed up since then
+    joining: bool = False  # its database was started and becomes a member of the cluster
     image: ImageStamp | None = None  # of a VM that becomes a template
     disk_gib: int = 0  # of the same
 
@@ -238,6 +239,7 @@ class Cluster:
     nodes: tuple[str, ...]  # Proxmox nodes that could take a member
     expected: int  # how many members the cluster should have now
     moving: tuple[str, ...] = ()  # on their way in or out: the cluster may count them already, or still
+    arriving: Mapping[str, Member | Unknown] = field(default_factory=dict)  # what those of them that run tell
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from thems_jobs.core import gates
+from thems_jobs.core import databases, gates
 from thems_jobs.core.capacity import leaving_order, place, room_refusals, rooms, serves
-from thems_jobs.core.facts import Facts, Machine, Phase, Unknown
+from thems_jobs.core.facts import Balancer, Facts, Machine, Phase, Unknown
 from thems_jobs.core.identity import address_of, free_names, tier_of
 from thems_jobs.core.machine import (
     RESERVE_KEY,
-    answering,
-    balanced,
     clone_slot,
     failed,
+    front,
     is_dying,
     retries,
     steps_to_remove,
@@ -36,22 +36,21 @@ def plan_tiers(
     platform: Platform, facts: Facts, targets: Mapping[str, int], replaced: frozenset[str] = frozenset()
 ) -> Plan:
     """Given the target of each tier to bring there and machines to be replaced, return the whole remaining plan."""
-    balancer_tier, parts, promised = platform.balancing.balancer_tier, list[TierPlan](), dict[str, list[Tier]]()
-    balancers_first = frozenset[str]()
-    for name in sorted(targets, key=lambda name: name != balancer_tier):
+    parts, promised, coming = dict[str, TierPlan](), dict[str, list[Tier]](), dict[str, frozenset[str]]()
+    for name in sorted(targets, key=partial(_rank, platform)):
         part = _plan_tier(platform, facts, name, targets[name], replaced, promised)
-        part = replace(part, steps=_behind_balancers(part.steps, balancers_first, bool(answering(facts))))
-        parts.append(part)
+        coming[name] = _coming(platform, facts, name, part.steps)
+        parts[name] = replace(part, steps=_behind_front(platform, facts, name, part.steps, coming))
         for node in part.placed:
             promised.setdefault(node, []).append(platform.tiers[name])
-        if name == balancer_tier:
-            balancers_first = _coming_balancers(facts, part.steps)
-    strays = _behind_balancers(_strays(platform, facts), balancers_first, bool(answering(facts)))
-    steps = sorted(
-        [*(step for part in parts for step in part.steps), *strays], key=lambda s: s.action is not Action.RESTORE
-    )
-    refusals = [refusal for part in parts for refusal in part.refusals]
-    refusals += gates.closed(platform, facts, steps)
+    strays = [
+        step for name in _behind_something(platform) for step in
+        _behind_front(platform, facts, name, _strays(platform, facts, name), coming)
+    ]  # fmt: skip
+    steps = [*(step for part in parts.values() for step in part.steps), *strays]
+    steps = sorted(_database_first(platform, steps), key=lambda s: s.action is not Action.RESTORE)
+    refusals = [refusal for part in parts.values() for refusal in part.refusals]
+    refusals += gates.closed(platform, facts, steps, targets)
     if any(refusal.reference == "no-balancer" for refusal in refusals):
         steps = [step for step in steps if step.action is not Action.RESTORE]
     new = [step.target for step in steps if step.action is Action.CLONE]
@@ -63,7 +62,7 @@ def plan_tiers(
         everything = frozenset(step.key for step in steps)
         steps.append(Step(Action.SETTLE, "record", after=everything))
     slots = {clone_slot(platform, name): platform.proxmox.clones_per_storage for name in platform.tiers}
-    changes = tuple(change for part in parts for change in part.changes)
+    changes = tuple(change for part in parts.values() for change in part.changes)
     return Plan(tuple(steps), tuple(refusals), changes, slots, warnings=_remains(facts))
 
 
@@ -76,10 +75,24 @@ def _remains(facts: Facts) -> tuple[str, ...]:
     )
 
 
-def _coming_balancers(facts: Facts, steps: Sequence[Step]) -> frozenset[str]:
-    """Given the balancers' steps, return those after which every balancer that there is answers: what serves, serves,
-    and what does not answer and leaves is gone."""
-    silent = {name for name, view in facts.balancers.items() if isinstance(view, Unknown)}
+def _behind_something(platform: Platform) -> dict[str, str]:
+    """Return each tier that stands behind another, with that one: web behind balancers, database behind proxies."""
+    settings = databases.settings_of(platform)
+    return {platform.balancing.web_tier: platform.balancing.balancer_tier} | (
+        {settings.tier: settings.proxy_tier} if settings else {}
+    )
+
+
+def _rank(platform: Platform, name: str) -> tuple[bool, bool]:
+    """Given a tier, return where it comes in the plan: what stands before others first, the web last."""
+    return name in _behind_something(platform), name == platform.balancing.web_tier
+
+
+def _coming(platform: Platform, facts: Facts, name: str, steps: Sequence[Step]) -> frozenset[str]:
+    """Given the steps of balancers or proxies, return those after which every one that there is answers: what serves,
+    serves, and what does not answer and leaves is gone."""
+    views = databases.views(facts) if databases.is_proxy(platform, name) else facts.balancers
+    silent = {name for name, view in views.items() if isinstance(view, Unknown)}
     return frozenset(
         step.key
         for step in steps
@@ -87,15 +100,37 @@ def _coming_balancers(facts: Facts, steps: Sequence[Step]) -> frozenset[str]:
     )
 
 
-def _behind_balancers(steps: Sequence[Step], first: frozenset[str], any_answers: bool) -> tuple[Step, ...]:
-    """Given web steps, return them with those that change the balancers' tables behind the balancers being made.
+def _behind_front(
+    platform: Platform, facts: Facts, name: str, steps: Sequence[Step], coming: Mapping[str, frozenset[str]]
+) -> tuple[Step, ...]:
+    """Given a tier's steps, return them with those that change the tables of its balancers or proxies behind those
+    that are being made.
 
-    Capacity is given back at once where a balancer answers.
+    Capacity is given back at once where one answers.
     """
-    tables = {Action.ADMIT, Action.SERVE, Action.WITHDRAW, Action.RETIRE} | (set() if any_answers else {Action.RESTORE})
+    first = coming.get(_behind_something(platform).get(name, ""), frozenset())
     if not first:
         return tuple(steps)
+    any_answers = any(isinstance(view, Balancer) for view in front(platform, facts, name).values())
+    tables = {Action.ADMIT, Action.SERVE, Action.WITHDRAW, Action.RETIRE} | (set() if any_answers else {Action.RESTORE})
     return tuple(behind(step, first) if step.action in tables else step for step in steps)
+
+
+def _database_first(platform: Platform, steps: Sequence[Step]) -> list[Step]:
+    """Given all steps, return them so that new web machines find the database they need, and it shrinks after them."""
+    settings = databases.settings_of(platform)
+    if settings is None:
+        return list(steps)
+    tier = {step.target: tier_of(platform, step.target) for step in steps}
+    web = platform.balancing.web_tier
+    ready = frozenset(s.key for s in steps if tier[s.target] == settings.tier and s.action is Action.SERVE)
+    gone = frozenset(s.key for s in steps if tier[s.target] == web and s.action is Action.RETIRE)
+    return [
+        behind(step, ready) if tier[step.target] == web and step.action in (Action.ADMIT, Action.SERVE)
+        else behind(step, gone) if tier[step.target] == settings.tier and step.action is Action.WITHDRAW
+        else step
+        for step in steps
+    ]  # fmt: skip
 
 
 def _reserved(facts: Facts, name: str) -> bool:
@@ -112,7 +147,8 @@ def _plan_tier(
     promised: Mapping[str, Sequence[Tier]],
 ) -> TierPlan:
     tier = platform.tiers[name]
-    leaving, staying = _choose(facts, name, target, replaced)
+    writers = databases.writers(facts) if databases.is_database(platform, name) else frozenset[str]()
+    leaving, staying = _choose(facts, name, target, replaced, writers)
     steps, changes = list[Step](), list[Change]()
     refusals = gates.size(name, tier, target) + [given for machine in staying if (given := _given_up(machine))]
     hopeless = {refusal.machine for refusal in refusals}
@@ -136,15 +172,20 @@ def _plan_tier(
             changes.append(Change("remove", machine.name, machine.node, why))
     if any(serves(machine) for machine in leaving):
         refusals += gates.survivors(name, tier, staying, target)
+    steps = databases.in_turn(platform, facts, name, steps, [machine.name for machine in leaving])
     return TierPlan(tuple(steps), tuple(changes), tuple(refusals), made.placed)
 
 
-def _choose(facts: Facts, name: str, target: int, replaced: frozenset[str]) -> tuple[list[Machine], list[Machine]]:
-    """Given a target, return which machines of the tier leave and which stay."""
+def _choose(
+    facts: Facts, name: str, target: int, replaced: frozenset[str], writers: frozenset[str]
+) -> tuple[list[Machine], list[Machine]]:
+    """Given a target, return which machines of the tier leave, in that order, and which stay. A writer goes last."""
     machines = facts.of_tier(name)
     leaving = [machine for machine in machines if machine.name in replaced or is_dying(machine)]
     rest = [machine for machine in machines if not (machine.name in replaced or is_dying(machine))]
-    leaving += leaving_order(rest)[: max(0, len(rest) - target)]
+    order = sorted(leaving_order(rest), key=lambda machine: machine.name in writers)
+    leaving += order[: max(0, len(rest) - target)]
+    leaving.sort(key=lambda machine: machine.name in writers)
     gone = {machine.name for machine in leaving}
     return leaving, [machine for machine in rest if machine.name not in gone]
 
@@ -191,7 +232,8 @@ def _make(
     names = free_names(platform, name, facts, count, replaced)
     new = [Machine(machine_name, name, 0, address_of(platform, machine_name)) for machine_name in names]
     wanted = len(unmade) + count
-    nodes = place(platform.tiers[name], wanted, rooms(platform, facts, name, promised)) if wanted else []
+    gone = frozenset() if platform.tiers[name].placement == "strict-spread" else replaced
+    nodes = place(platform.tiers[name], wanted, rooms(platform, facts, name, promised, gone)) if wanted else []
     refusals = room_refusals(name, platform.tiers[name], wanted, len(nodes), facts)
     refusals += gates.free_addresses(platform, name, count, len(names))
     steps, changes = list[Step](), list[Change]()
@@ -201,11 +243,12 @@ def _make(
     return TierPlan(tuple(steps), tuple(changes), tuple(refusals), tuple(nodes))
 
 
-def _strays(platform: Platform, facts: Facts) -> list[Step]:
-    """Return the steps that take servers without a machine out of the balancers."""
-    names = {name for view in answering(facts).values() for name in view.servers}
+def _strays(platform: Platform, facts: Facts, tier: str) -> list[Step]:
+    """Given a tier, return the steps that take servers without a machine out of its balancers or proxies."""
+    views = front(platform, facts, tier).values()
+    names = {name for view in views if isinstance(view, Balancer) for name in view.servers}
     return [
-        Step(Action.RETIRE, name, frozenset({RESERVE_KEY}), batch=str(Action.RETIRE))
+        Step(Action.RETIRE, name, frozenset({RESERVE_KEY}), batch=f"{Action.RETIRE} {tier}")
         for name in sorted(names)
-        if name not in facts.machines and balanced(platform, tier_of(platform, name) or "")
+        if name not in facts.machines and tier_of(platform, name) == tier
     ]

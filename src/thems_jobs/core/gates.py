@@ -1,8 +1,9 @@
 """Gates: facts in, refusals out. All that are closed are reported, and a missing fact closes its gate."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
+from thems_jobs.core import databases
 from thems_jobs.core.capacity import serves, storage_left_mib
 from thems_jobs.core.facts import Balancer, Facts, Machine, Unknown
 from thems_jobs.core.identity import choose_vmids, tier_of
@@ -13,8 +14,8 @@ from thems_jobs.core.record import Lease
 DAY_S = 86400
 
 
-def closed(platform: Platform, facts: Facts, steps: Sequence[Step]) -> list[Refusal]:
-    """Given the steps of a plan, return every gate of the platform that is closed to them.
+def closed(platform: Platform, facts: Facts, steps: Sequence[Step], targets: Mapping[str, int]) -> list[Refusal]:
+    """Given the steps of a plan and its targets by tier, return every gate of the platform that is closed to them.
 
     Steps that give capacity back pass all gates but the one without which they can do nothing: a balancer.
     """
@@ -29,6 +30,10 @@ def closed(platform: Platform, facts: Facts, steps: Sequence[Step]) -> list[Refu
     for name in sorted({tiers[machine] or "" for machine in made}):
         refusals += template(name, platform.tiers[name], facts)
     refusals += storages(platform, facts, made)
+    settings = databases.settings_of(platform)
+    if settings:
+        of_database = [step for step in steps if tiers[step.target] in (settings.tier, settings.proxy_tier)]
+        refusals += databases.closed(platform, facts, of_database, targets.get(settings.tier))
     if any(step.action is not Action.RESTORE for step in web):
         refusals += balancers(platform, facts, {step.target for step in touched})
         refusals += database_connections(platform, facts, made)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, fields
 from itertools import islice
 
-from thems_jobs.core.facts import Balancer, Facts, Phase, Stamp, number_of
+from thems_jobs.core.facts import Balancer, Facts, Phase, Proxy, Stamp, number_of
 from thems_jobs.core.platform import Platform, Tier, addresses_of, vmids_of
 
 
@@ -43,6 +43,8 @@ def free_names(
     taken = facts.machines.keys() | besides | {other.name for other in (*facts.strangers, *facts.cut_off)}
     views = [view for view in facts.balancers.values() if isinstance(view, Balancer)]
     taken |= {name for view in views for name in view.servers}
+    proxies = facts.databases.proxies.values() if facts.databases else ()
+    taken |= {name for proxy in proxies if isinstance(proxy, Proxy) for name in proxy.backends}
     names = (machine_name(platform, tier, number) for number in range(1, len(addresses) + 1))
     free = (
         name

@@ -1,6 +1,9 @@
 """The life of one machine: given what is seen of it, the steps that remain until it serves, or until it is gone."""
 
-from thems_jobs.core.facts import UNDER_WAY, Balancer, Facts, Machine, Phase, Server
+from collections.abc import Mapping
+
+from thems_jobs.core import databases
+from thems_jobs.core.facts import UNDER_WAY, Balancer, Facts, Machine, Phase, Server, Unknown
 from thems_jobs.core.plan import Action, Step, Wait, chain
 from thems_jobs.core.platform import Platform
 
@@ -11,8 +14,13 @@ ATTEMPTS = 3  # of one clone, start or stop before the machine is given up
 
 
 def balanced(platform: Platform, tier: str) -> bool:
-    """True if machines of this tier stand behind the balancers."""
-    return tier == platform.balancing.web_tier
+    """True if machines of this tier stand behind the balancers, or behind the database's proxies."""
+    return tier == platform.balancing.web_tier or databases.is_database(platform, tier)
+
+
+def front(platform: Platform, facts: Facts, tier: str) -> Mapping[str, Balancer | Unknown]:
+    """Given a tier, return what stands before its machines and decides who uses them, as each tells."""
+    return databases.views(facts) if databases.is_database(platform, tier) else facts.balancers
 
 
 def answering(facts: Facts) -> dict[str, Balancer]:
@@ -20,20 +28,22 @@ def answering(facts: Facts) -> dict[str, Balancer]:
     return {name: view for name, view in facts.balancers.items() if isinstance(view, Balancer)}
 
 
-def registrations(facts: Facts, name: str) -> list[Server | None]:
-    """Given a machine, return how each answering balancer sees it; None where it is not registered."""
-    return [view.servers.get(name) for view in answering(facts).values()]
+def registrations(platform: Platform, facts: Facts, machine: Machine) -> list[Server | None]:
+    """Given a machine, return how each balancer or proxy that answers sees it; None where it is not registered."""
+    views = front(platform, facts, machine.tier).values()
+    return [view.servers.get(machine.name) for view in views if isinstance(view, Balancer)]
 
 
-def registered(facts: Facts, name: str) -> bool:
+def registered(platform: Platform, facts: Facts, machine: Machine) -> bool:
     """True if every balancer that answers has the machine in its table (a gate closes where one does not answer)."""
-    seen = registrations(facts, name)
+    seen = registrations(platform, facts, machine)
     return bool(seen) and None not in seen
 
 
-def up(facts: Facts, name: str) -> bool:
+def up(platform: Platform, facts: Facts, machine: Machine) -> bool:
     """True if every answering balancer's own check finds the machine well."""
-    return registered(facts, name) and all(server is not None and server.up for server in registrations(facts, name))
+    seen = registrations(platform, facts, machine)
+    return bool(seen) and all(server is not None and server.up for server in seen)
 
 
 def drained(facts: Facts, name: str) -> bool:
@@ -57,6 +67,7 @@ def _wait(platform: Platform, action: Action, name: str, slot: str = "") -> Step
     reason, poll_s, deadline_s = {
         Action.AWAIT_CLONE: ("Proxmox clones its disk", 2.0, limits.clone_s),
         Action.AWAIT_BOOT: ("it boots", 1.0, limits.boot_s),
+        Action.AWAIT_SYNC: ("it takes the cluster's data", 2.0, limits.sync_s),
         Action.AWAIT_UP: ("the balancers check it themselves", 0.5, limits.up_s),
         Action.AWAIT_DRAIN: ("visitors finish what they began", 1.0, limits.drain_s),
         Action.AWAIT_STOP: ("it shuts down", 1.0, limits.stop_s),
@@ -65,9 +76,9 @@ def _wait(platform: Platform, action: Action, name: str, slot: str = "") -> Step
     return Step(action, name, wait=Wait(reason, poll_s, deadline_s), slot=slot)
 
 
-def _together(action: Action, name: str, tier: str = "") -> Step:
-    """Given a step that costs little more for several machines than for one, return it as part of a batch."""
-    return Step(action, name, batch=f"{action} {tier}".strip())
+def _together(action: Action, name: str, tier: str) -> Step:
+    """Given a step that costs little more for several machines of a tier than for one, return it as one of a batch."""
+    return Step(action, name, batch=f"{action} {tier}")
 
 
 def clone_slot(platform: Platform, tier: str) -> str:
@@ -86,24 +97,30 @@ def steps_to_serve(platform: Platform, facts: Facts, machine: Machine, node: str
     unwell = machine.health not in ("", "ok")
     outdated = not machine.converged or machine.converged != facts.roles.get(tier, machine.converged)
     renewed = machine.renewed and not boot
-    restore = not boot and not unwell and not renewed and _short_of_visitors(platform, facts, machine)
+    apart = databases.is_database(platform, tier) and (
+        not databases.joined(facts, name) or any(step.action is Action.START for step in boot)
+    )
+    restore = not (boot or unwell or renewed or apart) and _short_of_visitors(platform, facts, machine)
     serving = machine.phase is Phase.SERVING or restore
     went_down = machine.phase in (Phase.SERVING, Phase.DRAINING) and bool(boot)
     converge = outdated or (not renewed and (unwell or went_down))
-    steps = [_together(Action.RESTORE, name)] if restore else []
+    steps = [_together(Action.RESTORE, name, tier)] if restore else []
     steps += boot
     if converge:
         steps.append(_together(Action.CONVERGE, name, tier))
-    if serving and not (boot or converge or renewed):
+    if serving and not (boot or converge or renewed or apart):
         return chain(steps)
-    if boot or converge or not machine.warm:
+    if apart:
+        steps += [] if machine.joining and not boot else [Step(Action.JOIN, name)]
+        steps.append(_wait(platform, Action.AWAIT_SYNC, name))
+    if boot or converge or apart or not machine.warm:
         steps.append(Step(Action.CHECK, name))
     if balanced(platform, tier):
-        if not restore and not registered(facts, name):
-            steps.append(_together(Action.ADMIT, name))
-        if not up(facts, name):
+        if not restore and not registered(platform, facts, machine):
+            steps.append(_together(Action.ADMIT, name, tier))
+        if apart or not up(platform, facts, machine):
             steps.append(_wait(platform, Action.AWAIT_UP, name))
-    return chain([*steps, _together(Action.SERVE, name)])
+    return chain([*steps, _together(Action.SERVE, name, tier)])
 
 
 def _steps_to_boot(platform: Platform, machine: Machine, node: str) -> list[Step]:
@@ -129,7 +146,7 @@ def _short_of_visitors(platform: Platform, facts: Facts, machine: Machine) -> bo
     """True if the machine could serve more visitors at once than the balancers send it."""
     if not balanced(platform, machine.tier):
         return False
-    seen = registrations(facts, machine.name)
+    seen = registrations(platform, facts, machine)
     if machine.phase is Phase.DRAINING:  # and not admitted anew, as one is that had left the tables already
         return any(server is not None and server.weight != platform.balancing.admit_weight for server in seen)
     lacking = not seen or any(server is None or server.weight != FULL_WEIGHT for server in seen)
@@ -144,11 +161,13 @@ def steps_to_remove(
     behind, cloning = balanced(platform, machine.tier), machine.clone == "cloning" or machine.locked == "clone"
     if cloning:
         steps.append(_wait(platform, Action.AWAIT_CLONE, name, clone_slot(platform, machine.tier)))
-    seen = [server for server in registrations(facts, name) if server] if behind else []
+    seen = [server for server in registrations(platform, facts, machine) if server] if behind else []
     if machine.exists and not is_dying(machine):
         steps += _steps_to_empty(platform, facts, machine, seen)
     if seen:
-        steps.append(_together(Action.RETIRE, name))
+        steps.append(_together(Action.RETIRE, name, machine.tier))
+    if machine.running and (machine.joining or databases.told(facts, name)):
+        steps.append(Step(Action.LEAVE, name))
     if (machine.running or machine.power == "starting") and machine.power != "stopping":
         steps.append(Step(Action.STOP, name))
     if machine.running or machine.power in ("starting", "stopping"):
@@ -166,9 +185,10 @@ def _steps_to_empty(platform: Platform, facts: Facts, machine: Machine, seen: li
     Of a balancer that cannot be reached nobody knows who uses it: it is not waited for.
     """
     name, steps = machine.name, list[Step]()
-    leaves = machine.phase is Phase.DRAINING and name not in facts.holders and all(s.weight == 0 for s in seen)
+    holders = (*facts.holders, *(facts.databases.holders if facts.databases else ()))
+    leaves = machine.phase is Phase.DRAINING and name not in holders and all(s.weight == 0 for s in seen)
     if (machine.phase in (Phase.SERVING, Phase.DRAINING) or seen) and not leaves:
-        steps.append(_together(Action.WITHDRAW, name))
+        steps.append(_together(Action.WITHDRAW, name, machine.tier))
     own = not balanced(platform, machine.tier) and machine.phase in (Phase.SERVING, Phase.DRAINING)
     visited = bool(seen) or (own and machine.running and machine.ssh_open and machine.power != "stopping")
     if visited and (steps or not drained(facts, name)):

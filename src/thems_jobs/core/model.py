@@ -5,6 +5,7 @@
 
 from dataclasses import replace
 
+from thems_jobs.core import model_databases
 from thems_jobs.core.facts import Balancer, Facts, Machine, Phase, Server, Stamp, Unknown
 from thems_jobs.core.identity import address_of, choose_vmids, tier_of
 from thems_jobs.core.machine import DRAIN_QUIET_S, FULL_WEIGHT
@@ -25,12 +26,14 @@ def after(platform: Platform, facts: Facts, plan: Plan, step: Step) -> Facts:
         there = {k: v for k, v in facts.machines.items() if k in wanted or v.exists or v.clone == "cloning"}
         return replace(facts, record=replace(facts.known_record, intents=kept), machines=there)
     if step.action is Action.RETIRE:
-        return _with_weight(platform, facts, step.target, None)
+        return _with_weight(platform, model_databases.after(platform, facts, step), step.target, None)
     machine = facts.machines[step.target]
     if step.action is Action.AWAIT_DESTROY:
         rest = {k: v for k, v in facts.machines.items() if k != step.target}
-        return replace(_left(platform, facts, machine), machines=rest)
+        facts = replace(_left(platform, facts, machine), machines=rest)
+        return model_databases.after(platform, facts, step)
     facts = replace(facts, machines={**facts.machines, step.target: _machine_after(facts, machine, step)})
+    facts = model_databases.after(platform, facts, step)
     if step.action is Action.ADMIT:
         return _with_weight(platform, facts, step.target, platform.balancing.admit_weight)
     if step.action in (Action.SERVE, Action.RESTORE):
@@ -55,7 +58,11 @@ def _machine_after(facts: Facts, machine: Machine, step: Step) -> Machine:
         case Action.CONFIGURE:
             return replace(machine, configured=True)
         case Action.START:
-            return replace(machine, running=True, power="", ssh_open=False)
+            return replace(machine, running=True, power="", ssh_open=False, joining=False)
+        case Action.JOIN:
+            return replace(machine, joining=True)
+        case Action.AWAIT_SYNC | Action.LEAVE:
+            return replace(machine, joining=False)
         case Action.AWAIT_BOOT:
             # What the machine was found to be before it went down says nothing about it now.
             served = machine.phase in (Phase.SERVING, Phase.DRAINING)

@@ -21,6 +21,10 @@ class Action(StrEnum):
     AWAIT_BOOT = "await-boot"
     CONVERGE = "converge"
     CHECK = "check"
+    BOOTSTRAP = "bootstrap"
+    JOIN = "join"
+    AWAIT_SYNC = "await-sync"
+    LEAVE = "leave"
     ADMIT = "admit"
     AWAIT_UP = "await-up"
     SERVE = "serve"
@@ -67,6 +71,7 @@ class Wait:
 ASSUMED_S: Mapping[Action, float] = {
     Action.AWAIT_CLONE: 30, Action.AWAIT_BOOT: 30, Action.CONVERGE: 30, Action.CHECK: 3, Action.AWAIT_UP: 5,
     Action.AWAIT_DRAIN: 30, Action.AWAIT_STOP: 10, Action.AWAIT_DESTROY: 5,
+    Action.BOOTSTRAP: 10, Action.AWAIT_SYNC: 30, Action.LEAVE: 10,
     Action.AWAIT_CREATE: 30, Action.AWAIT_GROW: 2, Action.BAKE: 180, Action.SEAL: 10, Action.AWAIT_CONVERT: 5,
 }  # fmt: skip
 

@@ -174,6 +174,7 @@ class Timeouts:
     clone_s: float = 1200.0
     boot_s: float = 300.0
     converge_s: float = 900.0
+    sync_s: float = 7200.0  # a member's first copy of all data
     up_s: float = 60.0
     drain_s: float = 600.0
     stop_s: float = 180.0

@@ -1,0 +1,187 @@
+"""The database tier in a plan: who is a member, whose turn it is, and when the cluster may be touched."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from thems_jobs.core import galera
+from thems_jobs.core.facts import Backend, Balancer, Cluster, Facts, Member, Phase, Proxy, Server, Unknown, number_of
+from thems_jobs.core.plan import Action, Refusal, Step, behind
+from thems_jobs.core.platform import DatabaseCluster, Platform
+
+IN_USE = 100  # the weight of a database machine that a proxy may send writes to; 0 drains it
+BRINGS_BACK = (Action.JOIN, Action.BOOTSTRAP, Action.AWAIT_SYNC, Action.AWAIT_UP)
+OF_PROXIES = frozenset({"proxy-unreachable", "proxies-disagree", "vrrp-holder"})
+# What a member may be while another one joins: it gives data away and is slower for it.
+WHILE_JOINING = ("galera-not-synced", "galera-busy", "galera-lagging")
+
+
+def settings_of(platform: Platform) -> DatabaseCluster | None:
+    """Given a platform, return its database cluster, or None if it has none of its own."""
+    return platform.database.cluster if platform.database else None
+
+
+def is_database(platform: Platform, tier: str) -> bool:
+    """True if machines of this tier are members of the database cluster."""
+    settings = settings_of(platform)
+    return settings is not None and tier == settings.tier
+
+
+def is_proxy(platform: Platform, tier: str) -> bool:
+    """True if machines of this tier stand before the database."""
+    settings = settings_of(platform)
+    return settings is not None and tier == settings.proxy_tier
+
+
+def told(facts: Facts, name: str) -> Member | None:
+    """Given a machine, return what its database tells, or None if it tells nothing."""
+    cluster = facts.databases
+    answer = {**cluster.members, **cluster.arriving}.get(name) if cluster else None
+    return answer if isinstance(answer, Member) else None
+
+
+def joined(facts: Facts, name: str) -> bool:
+    """True if the machine is a member with all data. One that gives data to another is."""
+    member = told(facts, name)
+    whole = (galera.SYNCED, galera.DONOR)
+    return member is not None and member.status == "Primary" and member.state in whole and member.ready is True
+
+
+def founded(platform: Platform, facts: Facts) -> bool:
+    """True if there is, or ever was, a cluster: then nobody may make another one by guess."""
+    settings = settings_of(platform)
+    machines = facts.of_tier(settings.tier) if settings else []
+    relied_on = (Phase.SERVING, Phase.DRAINING)
+    return any(m.phase in relied_on or m.joining or told(facts, m.name) is not None for m in machines)
+
+
+def views(facts: Facts) -> dict[str, Balancer | Unknown]:
+    """Return the proxies' answers in the form of the balancers'."""
+    proxies = facts.databases.proxies if facts.databases else {}
+    return {
+        name: Balancer(
+            {server: _as_server(backend) for server, backend in proxy.backends.items()},
+            proxy.generation, proxy.holds, sum(backend.connections for backend in proxy.backends.values()),
+        ) if isinstance(proxy, Proxy) else proxy
+        for name, proxy in proxies.items()
+    }  # fmt: skip
+
+
+def _as_server(backend: Backend) -> Server:
+    weight = 0 if backend.status == "drained" else IN_USE
+    return Server(backend.address, weight, backend.status == "up", backend.connections)
+
+
+def writers(facts: Facts) -> frozenset[str]:
+    """Return who gets the writes, as each proxy that answers tells."""
+    proxies = facts.databases.proxies.values() if facts.databases else ()
+    return frozenset(proxy.writer for proxy in proxies if isinstance(proxy, Proxy) and proxy.writer)
+
+
+def in_turn(platform: Platform, facts: Facts, tier: str, steps: Sequence[Step], leaving: Sequence[str]) -> list[Step]:
+    """Given a tier's steps and who leaves, in that order, return them so that the cluster changes by one at a time.
+
+    The first of a cluster that never was makes it; each other joins when the one before serves. Who leaves goes when
+    the one before is gone.
+    """
+    if not is_database(platform, tier):
+        return list(steps)
+    joins = sorted((step.target for step in steps if step.action is Action.JOIN), key=number_of)
+    founder = joins[0] if joins and not founded(platform, facts) else ""
+    serves = {step.target: step.key for step in steps if step.action is Action.SERVE}
+    last = {step.target: step.key for step in steps}
+    before: dict[str, frozenset[str]] = {}
+    for number, name in enumerate(joins):
+        later = set(joins[number:])
+        before[name] = frozenset(key for target, key in serves.items() if target not in later)
+    gone = [name for name in leaving if name in last]
+    first = {name: next(step.key for step in steps if step.target == name) for name in gone}
+    waits = {first[name]: frozenset({last[earlier]}) for earlier, name in pairwise(gone)}
+    waits |= {f"{Action.JOIN} {name}": before[name] for name in joins}
+    turned = [behind(step, waits[step.key]) if waits.get(step.key) else step for step in steps]
+    return _founding(turned, founder) if founder else turned
+
+
+def _founding(steps: Sequence[Step], founder: str) -> list[Step]:
+    """Given steps in which all join, return them with one that makes the cluster instead: it has all data at once."""
+    sync, made = f"{Action.AWAIT_SYNC} {founder}", f"{Action.BOOTSTRAP} {founder}"
+    return [
+        replace(step, action=Action.BOOTSTRAP) if step.key == f"{Action.JOIN} {founder}"
+        else replace(step, after=(step.after - {sync}) | {made}) if sync in step.after
+        else step
+        for step in steps
+        if step.key != sync
+    ]  # fmt: skip
+
+
+def closed(platform: Platform, facts: Facts, steps: Sequence[Step], target: int | None) -> list[Refusal]:
+    """Given the steps on the database's two tiers, return every reason not to take them.
+
+    Members that the plan brings back, and proxies that it makes or removes, are not held against it.
+    """
+    settings, cluster = settings_of(platform), facts.databases
+    if settings is None or not steps:
+        return []
+    if cluster is None:
+        return [Refusal("database-unreachable", f"tier {settings.tier}", "not asked", "an answer from every member",
+                        "Run the command again; if that does not help, report it.")]  # fmt: skip
+    touched = {step.target for step in steps if step.action is not Action.RETIRE}
+    coming = {step.target for step in steps if step.action in BRINGS_BACK}
+    members = {name: answer for name, answer in cluster.members.items() if name not in coming}
+    if not members:
+        return _nobody_left(platform, facts, settings)
+    proxies = {name: answer for name, answer in cluster.proxies.items() if name not in touched}
+    moving = tuple(sorted({*cluster.moving, *(name for name in cluster.members if name in coming)}))
+    seen = replace(cluster, members=members, proxies=proxies, expected=len(members), moving=moving)
+    asked = galera.Asked(target=target or platform.tiers[settings.tier].baseline)
+    allow = (
+        {(reference, name) for reference in WHILE_JOINING for name in members} if _one_joins(facts, settings) else ()
+    )
+    found = galera.verdict(settings, seen, asked, allow)
+    made = any(step.action is Action.SERVE and step.target not in cluster.members for step in steps)
+    passed = {"galera-placement"}  # where machines go is this plan's own choice
+    passed |= OF_PROXIES if made and not proxies else set()
+    return [refusal for refusal in found if refusal.reference not in passed]
+
+
+def _nobody_left(platform: Platform, facts: Facts, settings: DatabaseCluster) -> list[Refusal]:
+    """Given that no machine is a member: a cluster that is not made yet cannot be harmed, one that is down can."""
+    machines = facts.of_tier(settings.tier)
+    if not founded(platform, facts) or any(joined(facts, machine.name) for machine in machines):
+        return []
+    names = ", ".join(machine.name for machine in machines if machine.exists)
+    return [
+        Refusal(
+            "galera-all-down", f"tier {settings.tier}", f"no database is a member of a cluster ({names})",
+            "at least one member with all data", "Find out which one has the newest data: thems-jobs galera-recover.",
+        )
+    ]  # fmt: skip
+
+
+def _one_joins(facts: Facts, settings: DatabaseCluster) -> bool:
+    return any(machine.joining and not joined(facts, machine.name) for machine in facts.of_tier(settings.tier))
+
+
+def regrouped(
+    platform: Platform, facts: Facts, answers: Mapping[str, Member | Unknown], proxies: Mapping[str, Proxy | Unknown]
+) -> Cluster | None:
+    """Given what database machines and proxies tell, return the cluster: who serves is a member, others are moving."""
+    settings = settings_of(platform)
+    if settings is None:
+        return None
+    machines = [machine for machine in facts.of_tier(settings.tier) if machine.exists]
+    serving = [machine.name for machine in machines if machine.phase is Phase.SERVING]
+    silent = Unknown("it does not run")
+    return Cluster(
+        members={name: answers.get(name, silent) for name in serving},
+        proxies=proxies,
+        holders=tuple(
+            name for name, proxy in proxies.items() if isinstance(proxy, Proxy) and settings.address in proxy.holds
+        ),
+        hosts={machine.name: machine.node for machine in machines},
+        nodes=tuple(name for name in platform.proxmox.nodes if name in facts.nodes and facts.nodes[name].online),
+        expected=len(serving),
+        moving=tuple(machine.name for machine in machines if machine.name not in serving),
+        arriving={machine.name: answers[machine.name] for machine in machines
+                  if machine.name not in serving and machine.name in answers},
+    )  # fmt: skip
