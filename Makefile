@@ -32,6 +32,9 @@ test-groovy: packages-dev ## the Jenkins steps, as Jenkins runs them, and their 
 	@mvn -q -B -ntp -Dstyle.color=never -Dmaven.repo.local=$(CURDIR)/.cache/maven -f tests/groovy/pom.xml test
 	@echo "make test-groovy: passed."
 
+golden: venv-dev ## write the golden XML of Jenkins' jobs anew, after you have looked at what differs
+	GOLDEN=write $(PYTEST) -q tests/unit/test_job_definitions.py
+
 test-simulation: venv-dev ## planner and runner in a model world with faults and kills, two minutes
 	$(PYTEST) -q tests/simulation
 
@@ -76,4 +79,4 @@ clean: ## take the lab down and remove what was made here
 	-.venv/bin/thems-jobs lab down --purge
 	rm -rf .venv .cache .reports dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo test check test-fast test-clients test-groovy test-simulation test-lab test-rehearsals test-kill simulate bench packages packages-dev venv venv-dev package clean
+.PHONY: help demo test check golden test-fast test-clients test-groovy test-simulation test-lab test-rehearsals test-kill simulate bench packages packages-dev venv venv-dev package clean
