@@ -139,7 +139,7 @@ def conditions_view(checks: Sequence[Condition]) -> RenderableType:
         rows.setdefault(check.reference, {})[check.subject] = check
     several = {subjects for row in rows.values() if len(subjects := tuple(row)) > 1}
     for reference, row in rows.items():
-        fitting = next((subjects for subjects in several if set(row) <= set(subjects)), ())
+        fitting = next((subjects for subjects in several if len(row) > 1 and set(row) <= set(subjects)), ())
         tables.setdefault(fitting, {})[reference] = row
     return _apart([_conditions_table(subjects, found) for subjects, found in tables.items()])
 
@@ -157,10 +157,14 @@ def health_view(plan: Plan, at: float) -> RenderableType:
 def _conditions_table(subjects: Sequence[str], rows: Mapping[str, Mapping[str, Condition]]) -> Table:
     """Given subjects (none: each row is about one of its own) and rows by condition, return the table."""
     wide = len(subjects) > WIDE
-    table = plain_table("condition", *(words(name).plain for name in subjects or ["measured"]), "required")
+    headings = [
+        "-".join(name.split("-")[-2:]) if wide else name for name in subjects
+    ]  # shop-db-7 is db-7 where it is narrow
+    table = plain_table("condition", *map(phrases.plain, headings or ["measured"]), "required")
+    table.columns[0].no_wrap = True
     for reference, row in rows.items():
         first = next(iter(row.values()))
-        title = words(CONDITIONS.get(reference, reference.replace("-", " ")))
+        title = words(CONDITIONS.get(reference, reference))
         if subjects:
             cells = [_cell(row.get(name), wide) for name in subjects]
         else:

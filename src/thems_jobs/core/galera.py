@@ -15,22 +15,22 @@ from thems_jobs.core.rejoin import forecast
 
 # In the order in which people read them: what is wrong with all first.
 CONDITIONS: Mapping[str, str] = {
-    "database-unreachable": "the database answers",
-    "proxy-unreachable": "the proxy answers",
-    "galera-not-primary": "it is in the primary component",
-    "galera-views-differ": "all are in one view",
-    "galera-size": "it counts the expected members",
-    "galera-not-synced": "it is synced",
-    "galera-not-ready": "it is connected and ready",
-    "galera-maintenance": "nothing takes it out of service",
-    "galera-lagging": "it keeps up with the writes",
-    "galera-busy": "no backup, SST or schema change",
-    "proxies-disagree": "the proxies agree",
-    "galera-writer": "the writer is left alone",
-    "galera-majority": "an odd number, three at least",
-    "galera-placement": "no two members on one node",
-    "galera-outage-needs-sst": "it rejoins without a full copy",
-    "vrrp-holder": "one proxy holds the address",
+    "database-unreachable": "every member answers",
+    "proxy-unreachable": "every proxy answers",
+    "galera-not-primary": "primary component",
+    "galera-views-differ": "all in one view",
+    "galera-size": "expected size",
+    "galera-not-synced": "synced",
+    "galera-not-ready": "connected, ready",
+    "galera-maintenance": "in service",
+    "galera-lagging": "keeps up",
+    "galera-busy": "nothing else runs",
+    "proxies-disagree": "proxies agree",
+    "galera-writer": "writer left alone",
+    "galera-majority": "odd, three at least",
+    "galera-placement": "nodes of their own",
+    "galera-outage-needs-sst": "rejoins by IST",
+    "vrrp-holder": "one holds the address",
 }
 
 SYNCED, DONOR = 4, 2
