@@ -221,13 +221,15 @@ def _do_all(state: _Run, definitions: Definitions) -> None:
 
 def _found(state: _Run) -> tuple[Exit, str]:
     """Return how a comparison ends."""
-    sync = state.sync
-    if sync.plan.refusals:
-        return Exit.DEGRADED, f"{_items(state)} Nothing was changed."
-    if not sync.plan.steps and not sync.left:
+    steps, left = _counted(state.sync.plan.steps, "to "), [f"{name} left the code" for name in _still_left(state)]
+    if state.sync.plan.refusals:
+        drift = f"Drift: {', '.join(steps)}. " if steps else ""
+        return Exit.DEGRADED, f"Nothing was changed. {drift}{_items(state)}"
+    if not steps and not left:
         return Exit.OK, "No drift: all jobs are as git says."
-    drift = ", ".join([*_counted(sync.plan.steps, "to "), *(f"{name} left the code" for name in _still_left(state))])
-    return (Exit.CHANGES if state.options.detailed else Exit.OK), f"Drift: {drift}. Nothing was changed."
+    return (Exit.CHANGES if state.options.detailed else Exit.OK), (
+        f"Drift: {', '.join([*steps, *left])}. Nothing was changed."
+    )
 
 
 def _became(state: _Run) -> tuple[Exit, str]:
