@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pymysql
-from real_lab import BASE_VMID, Lab, Machine
+from real_lab import Lab, Machine
+from shop import Shop
 
 from thems_jobs.clients.ansible import Ansible
 from thems_jobs.clients.ssh import Ssh
+from thems_jobs.jobs.connect import role_digest
 from thems_jobs.jobs.perform import converge_variables, secret_files
 from thems_jobs.lab.hypervisor import HOST_KEY_PATH
 from thems_jobs.platform_file import read_platform
@@ -48,23 +50,26 @@ class DatabaseCluster:
         """Return a cluster of new machines that are up, not configured yet."""
         ssh = Ssh("thems", lab.layout.ssh_key, logs)
         cluster = cls(lab, [], [], {}, ssh, Ansible(ssh, logs, 280), logs)
-        cluster.members = cluster.new([f"shop-db-{number + 1}" for number in range(members)])
-        cluster.proxies = cluster.new([f"shop-proxy-{number + 1}" for number in range(proxies)])
+        cluster.members = cluster.new("db", [f"shop-db-{number + 1}" for number in range(members)])
+        cluster.proxies = cluster.new("proxy", [f"shop-proxy-{number + 1}" for number in range(proxies)])
         return cluster
 
-    def new(self, names: Sequence[str]) -> list[Machine]:
-        """Return new machines, up."""
-        machines = [self.lab.clone(BASE_VMID, name) for name in names]
+    def new(self, tier: str, names: Sequence[str]) -> list[Machine]:
+        """Return new machines of a tier's template, up."""
+        wanted = self.platform.tiers[tier].template.name
+        vms = Shop(self.lab.layout, self.lab.client, self.logs).vms()
+        template = next(vm for vm in vms if vm.template and vm.name == wanted)
+        machines = [self.lab.clone(template.vmid, name, node=template.node) for name in names]
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(Machine.boot, machines))
         self.keys |= {machine.name: " ".join(machine.read(HOST_KEY_PATH).split()[:2]) for machine in machines}
         return machines
 
     def converge(self, tier: str, machines: Sequence[Machine]) -> None:
-        """Configure machines of a tier; first they are baked, if they are not yet."""
+        """Configure machines of a tier."""
         variables = {
             **converge_variables(self.platform, tier), **secret_files(self.platform, tier),
-            "thems_roles_digest": "of this test",
+            "thems_roles_digest": role_digest(self.platform, tier),
         }  # fmt: skip
         variables["thems_database"] |= {"addresses": [machine.address for machine in self.members]}
         if tier == "proxy":

@@ -106,12 +106,12 @@ class Lab:
     client: RootClient
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    def clone(self, source: int, name: str, *, full: bool = False) -> Machine:
-        """Clone a VM under a new id with a new address."""
+    def clone(self, source: int, name: str, *, full: bool = False, node: str = "pve1") -> Machine:
+        """Clone a VM of a node under a new id with a new address, on pve1."""
         number = next(self.numbers)
         machine = Machine(self, 5000 + number, name, f"10.77.9.{number}")
         upid = self.client.call(
-            "POST", f"/nodes/pve1/qemu/{source}/clone", newid=machine.vmid, name=name, full=int(full)
+            "POST", f"/nodes/{node}/qemu/{source}/clone", newid=machine.vmid, name=name, full=int(full), target="pve1"
         )
         self.client.finish(upid)
         self.client.call("PUT", f"{machine.path}/config", ipconfig0=f"ip={machine.address}/16,gw=10.77.0.1")

@@ -23,13 +23,8 @@ NOTICED_S = 20  # Galera takes 5 s until it is sure that a member is gone
 def made(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseCluster]:
     """Three members and two proxies, from templates that were built as an operator builds them."""
     shop = Shop(lab.layout, lab.client, tmp_path_factory.mktemp("templates"))
-    with ThreadPoolExecutor(2) as pool:
-        builds = [
-            pool.submit(shop.run, "template", "build", tier, "--yes", platform=lab.layout.database_platform)
-            for tier in ("db", "proxy")
-        ]
-        for build in builds:
-            build.result()
+    for tier in ("db", "proxy"):
+        shop.run("template", "build", tier, "--yes", platform=lab.layout.database_platform)
     cluster = DatabaseCluster.make(lab, tmp_path_factory.mktemp("run"), members=3, proxies=2)
     with network_of(lab.layout.netns):
         cluster.converge_all()
@@ -222,7 +217,7 @@ def test_a_cluster_without_power_tells_who_is_ahead_and_waits(cluster: DatabaseC
 
 def test_a_backup_of_a_reader_is_restored_into_an_empty_machine(made: DatabaseCluster, lab: Lab) -> None:
     cluster, third = made, made.members[2]
-    (empty,) = cluster.new(["shop-db-empty"])
+    (empty,) = cluster.new("db", ["shop-db-empty"])
     with network_of(lab.layout.netns):
         with cluster.orders() as orders:
             copied = len(orders.acknowledged)
