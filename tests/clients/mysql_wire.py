@@ -103,15 +103,17 @@ class Wires:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
-    def serve(self, answering: Answering, passwords: dict[str, str], *, by: trustme.CA | None = None) -> Served:
+    def serve(
+        self, answering: Answering, passwords: dict[str, str], *, by: trustme.CA | None = None, at: str = "127.0.0.1:0"
+    ) -> Served:
         """Start a server; its certificate is signed by our authority, or by another one."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         (by or self.authority).issue_cert("database.example").configure_cert(context)
-        return self._run(self._serve(answering, passwords, context))
+        return self._run(self._serve(answering, passwords, context, at))
 
     def serve_openly(self, answering: Answering, passwords: dict[str, str]) -> Served:
         """Start a server without TLS."""
-        return self._run(self._serve(answering, passwords, None))
+        return self._run(self._serve(answering, passwords, None, "127.0.0.1:0"))
 
     def close(self) -> None:
         self._run(self._stop())
@@ -128,7 +130,9 @@ class Wires:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
 
-    async def _serve(self, answering: Answering, passwords: dict[str, str], context: ssl.SSLContext | None) -> Served:
+    async def _serve(
+        self, answering: Answering, passwords: dict[str, str], context: ssl.SSLContext | None, at: str
+    ) -> Served:
         server = MysqlServer(lambda: _Session(answering), identity_provider=_Accounts(passwords), ssl=context)
         await server.start_server(host="127.0.0.1", port=0)
         port, trouble = server.sockets()[0].getsockname()[1], Trouble()
@@ -138,8 +142,9 @@ class Wires:
                 await _relay(reader, writer, port, trouble)
             writer.close()
 
-        front = await asyncio.start_server(relay, "127.0.0.1", 0)
-        return Served(f"127.0.0.1:{front.sockets[0].getsockname()[1]}", trouble)
+        host, _, wanted = at.partition(":")
+        front = await asyncio.start_server(relay, host, int(wanted))
+        return Served(f"{host}:{front.sockets[0].getsockname()[1]}", trouble)
 
 
 async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int, trouble: Trouble) -> None:

@@ -1,0 +1,162 @@
+"""galera-health as it is run: the command, a Proxmox API, three database machines and two proxies that answer it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as Xml
+
+import pytest
+
+from thems_jobs.lab.layout import LabLayout
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root"),
+    pytest.mark.timeout(180),
+]
+WORLD = Path(__file__).with_name("galera_world.py")
+COMMAND = "from thems_jobs.cli import main; main()"
+
+
+@dataclass
+class Running:
+    """The world, and the command in it."""
+
+    layout: LabLayout
+    process: "subprocess.Popen[str]"
+
+    def change(self, **order: Any) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "done\n"
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        environment = {
+            **os.environ, "THEMS_PLATFORM": str(self.layout.platform), "COLUMNS": "150",
+            "PATH": f"{self.layout.directory / 'bin'}:{os.environ['PATH']}",
+        }  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, "-c", COMMAND, "galera-health", *arguments],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def health(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        process = self.start(*arguments)
+        output, error = process.communicate()
+        return subprocess.CompletedProcess(arguments, process.returncode, output, error)
+
+    def closed(self, *arguments: str) -> list[str]:
+        """Return the references of the conditions that do not hold; the exit code agrees."""
+        done = self.health("--json", *arguments)
+        assert done.returncode in (0, 4), done.stdout[-2000:] + done.stderr[-2000:]
+        refusals = json.loads(done.stdout)["refusals"]
+        assert done.returncode == (4 if refusals else 0)
+        return sorted({refusal["reference"] for refusal in refusals})
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("world")
+    with (folder / "log").open("w+") as log:
+        process = subprocess.Popen(
+            ["unshare", "--net", "--", sys.executable, str(WORLD), str(folder)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            said = process.stdout.readline()
+            assert said == "ready\n", (folder / "log").read_text()[-3000:]
+            layout = LabLayout(folder)
+            layout.netns.symlink_to(f"/proc/{process.pid}/ns/net")
+            yield Running(layout, process)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def gates(folder: Path) -> dict[str, Xml.Element]:
+    suite = Xml.parse(folder / "gates.xml").getroot()  # noqa: S314 - our own
+    return {str(case.get("name")): case for case in suite}
+
+
+def test_a_cluster_that_is_well_ends_0_with_every_condition(world: Running, tmp_path: Path) -> None:
+    done = world.health("--report-dir", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "The database cluster is well: 3 members, every condition holds."
+    assert any(line.startswith("synced") and line.count("✓ Synced (4)") == 3 for line in done.stdout.splitlines())
+    cases = gates(tmp_path)
+    assert cases["galera-views-differ"].find("failure") is None
+    assert cases["galera-views-differ"].find("skipped") is None
+    assert "correct horse" not in done.stdout + done.stderr + (tmp_path / "report.json").read_text()
+
+
+def test_what_is_wrong_ends_4_and_is_all_told(world: Running, tmp_path: Path) -> None:
+    world.change(member="shop-db-2", variables={"wsrep_desync": "ON"})
+    world.change(proxy="shop-proxy-2", writer="shop-db-3", holds=["10.77.0.20"])
+    try:
+        assert world.closed() == ["galera-maintenance", "proxies-disagree", "vrrp-holder"]
+        done = world.health("--report-dir", str(tmp_path))
+        assert "✗ wsrep_desync ON" in done.stdout
+        assert sum(case.find("failure") is not None for case in gates(tmp_path).values()) == 3
+    finally:
+        world.change(member="shop-db-2", variables={"wsrep_desync": "OFF"})
+        world.change(proxy="shop-proxy-2", writer="shop-db-1", holds=[])
+    assert world.closed() == []
+
+
+def test_a_split_that_looks_well_from_each_side_is_refused(world: Running) -> None:
+    world.change(member="shop-db-3", status={"wsrep_cluster_conf_id": "9", "wsrep_cluster_size": "1"})
+    try:
+        assert world.closed() == ["galera-size", "galera-views-differ"]
+    finally:
+        world.change(member="shop-db-3", status={"wsrep_cluster_conf_id": "7", "wsrep_cluster_size": "3"})
+
+
+def test_a_proxy_that_cannot_be_asked_closes_the_gate(world: Running) -> None:
+    world.change(proxy="shop-proxy-2", code=1)
+    try:
+        assert world.closed() == ["proxy-unreachable"]
+    finally:
+        world.change(proxy="shop-proxy-2", code=0)
+
+
+def test_what_is_asked_for_is_answered_with_its_forecast(world: Running) -> None:
+    done = world.health("--for", "restart", "shop-db-3", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["plan"]["rejoin"]["by"]) == (0, "IST")
+    assert world.closed("--for", "restart", "shop-db-1") == ["galera-writer"]
+    assert world.closed("--for", "remove", "shop-db-3") == ["galera-majority"]
+    assert world.closed("--for", "add", "shop-db-4", "--target", "5") == []
+    assert world.closed("--for", "upgrade", "shop-db-3", "--outage", "36000") == ["galera-outage-needs-sst"]
+    assert world.closed("--for", "upgrade", "shop-db-3", "--outage", "36000", "--accept-sst") == []
+    assert world.health("--for", "remove", "shop-web-1").returncode == 2
+
+
+def test_parameters_can_come_in_a_file(world: Running, tmp_path: Path) -> None:
+    path = tmp_path / "parameters.json"
+    path.write_text(json.dumps({"for": ["restart", "shop-db-3"], "outage": 36000}))
+    assert world.closed("--parameters", str(path)) == ["galera-outage-needs-sst"]
+
+
+def test_a_watch_tells_of_each_look_until_it_is_ended_with_the_last_verdict(world: Running) -> None:
+    watch = world.start("--watch", "--json")
+    assert watch.stdout is not None
+    try:
+        assert json.loads(watch.stdout.readline())["safe"] is True
+        world.change(member="shop-db-2", status={"wsrep_ready": "OFF"})
+        seen = next(told for line in watch.stdout if not (told := json.loads(line))["safe"])
+        assert [refusal["reference"] for refusal in seen["refusals"]] == ["galera-not-ready"]
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(30) == 4
+    finally:
+        world.change(member="shop-db-2", status={"wsrep_ready": "ON"})
+        watch.kill()
+        watch.communicate()
