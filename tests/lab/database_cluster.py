@@ -23,7 +23,7 @@ from thems_jobs.lab.hypervisor import HOST_KEY_PATH
 from thems_jobs.platform_file import read_platform
 from waiting import eventually
 
-ADDRESS = "10.77.9.251"  # of the proxies, by VRRP
+ADDRESS = "10.77.0.20"  # of the proxies, by VRRP, as the platform file has it
 NOBODY = "00000000-0000-0000-0000-000000000000"
 JOIN_S = 60
 
@@ -73,7 +73,7 @@ class DatabaseCluster:
         }  # fmt: skip
         variables["thems_database"] |= {"addresses": [machine.address for machine in self.members]}
         if tier == "proxy":
-            variables |= {"thems_vrrp_address": ADDRESS, "thems_vrrp_machines": [m.address for m in self.proxies]}
+            variables["thems_vrrp_machines"] = [machine.address for machine in self.proxies]
         hosts = {machine.name: (machine.address, self.keys[machine.name]) for machine in machines}
         errors = self.ansible.converge(hosts, variables)
         assert errors == {}, errors
