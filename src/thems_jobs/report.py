@@ -18,11 +18,14 @@ from thems_jobs import __version__, phrases, resources
 from thems_jobs.core import forecast
 from thems_jobs.core.facts import Phase
 from thems_jobs.core.gate_list import KNOWN, GateState, gate_states
-from thems_jobs.core.outcome import MachineRow, Outcome, StepRun
+from thems_jobs.core.jenkins_jobs import GATES as JOB_GATES
+from thems_jobs.core.jenkins_jobs import gate_states_of_jobs
+from thems_jobs.core.outcome import Exit, MachineRow, Outcome, StepRun
 from thems_jobs.core.plan import Action, Plan, Refusal, expected_s
 from thems_jobs.core.timeline import timeline
 from thems_jobs.report_picture import picture
 
+NAMED = KNOWN | JOB_GATES.keys()  # gates, as opposed to effects that failed
 SCHEMA = 1  # of report.json; changes when a key changes its meaning
 
 
@@ -142,6 +145,8 @@ def _step_as_json(run: StepRun) -> dict[str, Any]:
 
 
 def _gates(outcome: Outcome) -> list[GateState]:
+    if outcome.about == "job":
+        return gate_states_of_jobs(outcome.refusals, looked=outcome.exit is not Exit.REFUSED)
     return gate_states(outcome.plan, outcome.refusals)
 
 
@@ -163,7 +168,7 @@ def as_junit(outcome: Outcome) -> str:
         timestamp=phrases.iso(outcome.started_at).rstrip("Z"),
     )
     for gate in gates:
-        kind = "gates" if gate.reference in KNOWN else "effects"  # an effect that failed stands in the way like a gate
+        kind = "gates" if gate.reference in NAMED else "effects"  # an effect that failed stands in the way like a gate
         case = Xml.SubElement(suite, "testcase", classname=kind, name=gate.reference, time="0")
         if gate.refusals:
             failure = Xml.SubElement(case, "failure", type="closed", message=phrases.plain(str(gate.refusals[0])))
@@ -198,7 +203,7 @@ def as_html(outcome: Outcome) -> str:
         whole=whole,
         machines=forecast.of_machines(outcome.plan, outcome.measured),
         picture=picture(outcome),
-        gates=[(gate, _state(gate)) for gate in _gates(outcome) if gate.reference in KNOWN],
+        gates=[(gate, _state(gate)) for gate in _gates(outcome) if gate.reference in NAMED],
         rows=before_and_after(outcome.before, outcome.after),
         tiers=serving_by_tier(outcome.before, outcome.after),
         version=__version__,

@@ -14,14 +14,16 @@ KINDS: Mapping[str, tuple[Action, ...]] = {
     "clone": (Action.CLONE, Action.AWAIT_CLONE, Action.CREATE, Action.AWAIT_CREATE, Action.GROW, Action.AWAIT_GROW),
     "boot": (Action.CONFIGURE, Action.START, Action.AWAIT_BOOT),
     "configure": (Action.CONVERGE, Action.CHECK, Action.BAKE, Action.SEAL, Action.CONVERT, Action.AWAIT_CONVERT),
+    "join": (Action.BOOTSTRAP, Action.JOIN, Action.AWAIT_SYNC),
     "admit": (Action.ADMIT, Action.AWAIT_UP, Action.SERVE, Action.RESTORE),
     "drain": (Action.WITHDRAW, Action.AWAIT_DRAIN, Action.RETIRE),
-    "remove": (Action.STOP, Action.AWAIT_STOP, Action.DESTROY, Action.AWAIT_DESTROY),
+    "jenkins": (Action.MAKE_FOLDER, Action.CREATE_JOB, Action.UPDATE_JOB, Action.DISABLE_JOB),
+    "remove": (Action.LEAVE, Action.STOP, Action.AWAIT_STOP, Action.DESTROY, Action.AWAIT_DESTROY),
 }
 # Attributes, not style: Jenkins shows reports without any style, and the bars must still be there.
 COLOURS: Mapping[str, str] = {
     "record": "#8a94a6", "clone": "#5b8def", "boot": "#2fa8b8", "configure": "#8f6fd8",
-    "admit": "#3fa66a", "drain": "#d99a2b", "remove": "#b0735a", "failed": "#d64545",
+    "join": "#c2549b", "admit": "#3fa66a", "drain": "#d99a2b", "remove": "#b0735a", "jenkins": "#8f6fd8", "failed": "#d64545",
 }  # fmt: skip
 TICKS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200)
 TICKS = 6  # at most so many, so that their labels fit on a phone

@@ -218,6 +218,9 @@ def test_a_broken_definition_stops_no_other_and_is_named(sync: Sync, jenkins: Je
     assert code == 5, printed
     assert set(jenkins.items) == {"shop", *(f"shop/{job}" for job in JOBS if job != "provision")}
     assert [refusal["reference"] for refusal in report["refusals"]] == ["definition-broken"]
+    assert {gate["reference"]: gate["state"] for gate in report["gates"]} == {
+        "definition-broken": "closed", "job-unreadable": "open", "job-of-other-kind": "open", "job-moved": "open",
+    }  # fmt: skip
     assert "jobs/provision.yaml is skipped:" in report["message"]
     assert "dry-runn" in report["message"]
     broken.write_text(whole)

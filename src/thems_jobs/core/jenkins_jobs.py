@@ -2,11 +2,12 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from thems_jobs.core import job_xml
 from thems_jobs.core.facts import Unknown
+from thems_jobs.core.gate_list import GateState
 from thems_jobs.core.plan import Action, Change, Plan, Refusal, Step
 
 # Ends the description of every job that we made: it tells people where the job is defined, and us that it is ours.
@@ -17,6 +18,15 @@ FOLDER_TAG = "com.cloudbees.hudson.plugins.folder.Folder"
 def mark(source: str) -> str:
     """Given the name of a definition's file, return the sentence that ends its job's description."""
     return f"Defined in git: jobs/{source}.yaml. Changes made here show up as drift in Jobs sync."
+
+
+# What may stand in a job's way, in the words of a gate that is open.
+GATES: Mapping[str, str] = {
+    "definition-broken": "every definition can be rendered",
+    "job-unreadable": "every job in Jenkins can be read",
+    "job-of-other-kind": "every job is of its kind",
+    "job-moved": "nobody saved a job meanwhile",
+}
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,17 @@ def plan_sync(definitions: Definitions, live: LiveJobs, disable_left: bool) -> S
         for name in _strangers(definitions, live)
     ]
     return Sync(Plan(tuple(steps), tuple(refusals), tuple(changes), {}, tuple(warnings)), differences, left)
+
+
+def gate_states_of_jobs(refusals: Sequence[Refusal], looked: bool) -> list[GateState]:
+    """Given all refusals of a run, and whether Jenkins was looked at, return every gate of jobs, then all others."""
+    closed = {
+        ref: tuple(r for r in refusals if r.reference == ref) for ref in [*GATES, *(r.reference for r in refusals)]
+    }
+    return [
+        GateState(ref, GATES.get(ref, ref.replace("-", " ")), looked or bool(mine), mine)
+        for ref, mine in closed.items()
+    ]
 
 
 def as_is(definition: Definition, found: str) -> bool:
