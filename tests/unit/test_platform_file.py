@@ -1,6 +1,7 @@
 """Platform files and calendars: right ones are read, wrong ones are named, mistake by mistake."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,21 @@ def changed(old: str, new: str) -> str:
     return LAB.replace(old, new, 1)
 
 
-@pytest.mark.parametrize("name", ["lab.yaml", "example.yaml"])
+@pytest.mark.parametrize("name", ["lab.yaml", "lab-database.yaml", "example.yaml"])
 def test_shipped_platform_files_are_right(name: str) -> None:
     platform = read_platform(resources.path("platforms", name), {})
     assert isinstance(platform, Platform)
     assert mistakes(platform) == []
+
+
+def test_the_lab_with_a_database_is_the_lab_otherwise() -> None:
+    plain = read_platform(resources.path("platforms", "lab.yaml"), {})
+    more = read_platform(resources.path("platforms", "lab-database.yaml"), {})
+    assert more.database is not None
+    assert plain.database == replace(more.database, cluster=None)
+    tiers = {name: tier for name, tier in more.tiers.items() if tier.role in ("web", "balancer")}
+    assert plain == replace(more, database=plain.database, tiers=tiers)
+    assert set(more.tiers) - set(tiers) == {"db", "proxy"}
 
 
 def test_the_example_explains_every_key_it_has() -> None:
