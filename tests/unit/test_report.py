@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(120)
 CHROMIUM = "/usr/bin/chromium"
 # What Jenkins sends with files of a build (hudson.model.DirectoryBrowserSupport.CSP): no style and no script at all.
 JENKINS_CSP = "sandbox; default-src 'none'; img-src 'self'; style-src 'self';"
-OUTCOMES = [examples.done, examples.refused, examples.halted, lambda: examples.done(40)]
+OUTCOMES = [examples.done, examples.refused, examples.halted, lambda: examples.done(40), examples.drift]
 
 
 @pytest.fixture(scope="module")
@@ -235,3 +235,16 @@ def test_what_a_pipeline_reads_is_plain_text(make: Callable[[], Outcome], tmp_pa
         assert any(line.startswith(f"{change.machine}: {change.kind}") for line in lines)
     assert sum(line.startswith("Closed: ") for line in lines) == len(outcome.refusals)
     assert not outcome.plan.steps or lines[-1].endswith(f"Plan {outcome.plan.digest}")
+
+
+def test_drift_of_jobs_is_shown_as_a_difference_and_without_machines(opened: Open) -> None:
+    text = opened(examples.drift()).locator("main").inner_text()
+    assert "+<script>alert(1)</script>" in text
+    assert "Jenkins https://jenkins.example.com/" in text
+    assert "every job in Jenkins can be read" in text
+    assert not [word for word in ("Node", "Machine", "Proxmox", "Requests served") if word in text]
+    suite = Xml.fromstring(report.as_junit(examples.drift()))  # noqa: S314 - our own text
+    assert [(case.get("classname"), case.get("name")) for case in suite if case.find("failure") is not None] == [
+        ("gates", "definition-broken")
+    ]
+    assert suite.get("tests") == "4"
