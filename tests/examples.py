@@ -120,14 +120,12 @@ AFTER_BOOT = ("converge", "check", "admit", "await-up", "serve")
 def drift() -> Outcome:
     """Return a comparison of Jenkins' jobs that found one changed by hand, with a text that tries to be markup."""
     step = Step(Action.UPDATE_JOB, "shop/galera-health", note="c0ffee")
-    broken = Refusal(
-        "definition-broken", "jobs/provision.yaml", "line 3: <b>", "a definition that can be rendered", "Mend it."
-    )
+    broken = Refusal("definition-broken", "jobs/a.yaml", "line 3: <b>", "a definition that can be rendered", "Mend it.")
     change = Change("update", step.target, "", "it differs: +1 −1 lines")
     return Outcome(
         command="thems-jobs jobs-sync plan", platform="https://jenkins.example.com/", started_by="anna@agent-1",
         started_at=STARTED_AT, ended_at=STARTED_AT + 2, exit=Exit.DEGRADED, message="Nothing was changed.",
         next="thems-jobs jobs-sync apply --expect-plan 0123456789ab", plan=Plan((step,), (broken,), (change,)),
         measured={}, refusals=(broken,), about="job",
-        differences={step.target: f"--- in Jenkins\n+++ in git\n-<spec>{'0 ' * 200}</spec>\n+<script>alert(1)</script>"},
+        differences={step.target: f"--- in Jenkins\n+++ in git\n-<a>{'0 ' * 200}</a>\n+<script>alert(1)</script>"},
     )  # fmt: skip
