@@ -509,7 +509,8 @@ def _sync_jobs(wish: "Wish", url: str, ca_file: Path | None, definitions: Path |
                 outcome = job.run(jenkins, wanted, clock, options)
         finally:
             watch.close()
-        if outcome.plan.steps and not outcome.steps and outcome.exit is not Exit.ABORTED:
+        shown = wish.plan_only and outcome.plan.steps and outcome.exit not in (Exit.REFUSED, Exit.ABORTED)
+        if shown or (watch.unapproved and not clock.stopping()):
             arguments = ("jobs-sync", "apply", *wish.arguments[2:])
             outcome = replace(outcome, next=replace(wish, arguments=arguments).approved_command(outcome.plan.digest))
         if wish.plan_only and not wish.as_json:

@@ -23,7 +23,8 @@ KINDS: Mapping[str, tuple[Action, ...]] = {
 # Attributes, not style: Jenkins shows reports without any style, and the bars must still be there.
 COLOURS: Mapping[str, str] = {
     "record": "#8a94a6", "clone": "#5b8def", "boot": "#2fa8b8", "configure": "#8f6fd8",
-    "join": "#c2549b", "admit": "#3fa66a", "drain": "#d99a2b", "remove": "#b0735a", "jenkins": "#8f6fd8", "failed": "#d64545",
+    "join": "#c2549b", "admit": "#3fa66a", "drain": "#d99a2b", "remove": "#b0735a", "jenkins": "#8f6fd8",
+    "failed": "#d64545",
 }  # fmt: skip
 TICKS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200)
 TICKS = 6  # at most so many, so that their labels fit on a phone

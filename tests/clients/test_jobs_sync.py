@@ -430,6 +430,7 @@ def test_an_approval_is_for_what_was_shown(sync: Sync, jenkins: JenkinsServer) -
     code, report, _ = sync("apply", "--expect-plan", digest)
     assert (code, len(jenkins.writes)) == (4, before)
     assert report["refusals"][0]["reference"] == "plan-changed"
+    assert report["next"] == "", "nobody has seen the new plan yet"
     digest = sync("plan")[1]["plan"]["digest"]
     assert sync("apply", "--expect-plan", digest)[0] == 0
 

@@ -183,7 +183,7 @@ def run(jenkins: Jenkins, parameters: Parameters, clock: Clock, options: Options
     state.refusals += [*changed, *state.sync.plan.refusals]
     if changed:
         message = "Refused, nothing was changed: the plan is no longer the one that was approved."
-        return _end(state, Exit.REFUSED, message)
+        return replace(_end(state, Exit.REFUSED, message), next="")  # what was approved is gone
     if options.plan_only:
         return _end(state, *_found(state))
     if state.sync.plan.steps and not options.approve(state.sync):
