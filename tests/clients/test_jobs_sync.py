@@ -435,6 +435,15 @@ def test_an_approval_is_for_what_was_shown(sync: Sync, jenkins: JenkinsServer) -
     assert sync("apply", "--expect-plan", digest)[0] == 0
 
 
+def test_options_come_as_a_file_from_jenkins(sync: Sync, jenkins: JenkinsServer, tmp_path: Path) -> None:
+    asked = tmp_path / "asked.json"
+    asked.write_text(json.dumps({"detailed-exitcode": True, "started-by": "anna"}))
+    code, report, _ = sync("plan", "--parameters", str(asked))
+    assert (code, report["started_by"]) == (3, "anna")
+    asked.write_text(json.dumps({"yes": True, "disable-left": True}))
+    assert sync("apply", "--parameters", str(asked), THEMS_JENKINS_URL=jenkins.url)[0] == 0
+
+
 # TLS
 
 
