@@ -37,7 +37,7 @@ from thems_jobs.core.platform import (
 from thems_jobs.core.record import Claim, Record, read, write
 from thems_jobs.errors import ThemsError
 from thems_jobs.jobs import provision, scale
-from thems_jobs.jobs.observe import Clients
+from thems_jobs.jobs.clients import Clients
 from thems_jobs.runner import Options, run
 
 ROLES = {"web": "role-of-web", "lb": "role-of-lb"}

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 from thems_jobs.core import galera
 from thems_jobs.core.facts import Backend, Balancer, Cluster, Facts, Member, Phase, Proxy, Server, Unknown, number_of
-from thems_jobs.core.plan import Action, Refusal, Step, behind
+from thems_jobs.core.identity import tier_of
+from thems_jobs.core.plan import Action, Condition, Refusal, Step, behind
 from thems_jobs.core.platform import DatabaseCluster, Platform
 
 IN_USE = 100  # the weight of a database machine that a proxy may send writes to; 0 drains it
@@ -31,6 +32,13 @@ def is_proxy(platform: Platform, tier: str) -> bool:
     """True if machines of this tier stand before the database."""
     settings = settings_of(platform)
     return settings is not None and tier == settings.proxy_tier
+
+
+def of_database(platform: Platform, steps: Sequence[Step]) -> list[Step]:
+    """Given steps, return those on the database's two tiers."""
+    settings = settings_of(platform)
+    tiers = (settings.tier, settings.proxy_tier) if settings else ()
+    return [step for step in steps if tier_of(platform, step.target) in tiers]
 
 
 def told(facts: Facts, name: str) -> Member | None:
@@ -115,21 +123,36 @@ def _founding(steps: Sequence[Step], founder: str) -> list[Step]:
 
 
 def closed(platform: Platform, facts: Facts, steps: Sequence[Step], target: int | None) -> list[Refusal]:
-    """Given the steps on the database's two tiers, return every reason not to take them.
-
-    Members that the plan brings back, and proxies that it makes or removes, are not held against it.
-    """
+    """Given the steps on the database's two tiers and its target, return every reason not to take them."""
     settings, cluster = settings_of(platform), facts.databases
     if settings is None or not steps:
         return []
     if cluster is None:
         return [Refusal("database-unreachable", f"tier {settings.tier}", "not asked", "an answer from every member",
                         "Run the command again; if that does not help, report it.")]  # fmt: skip
+    down = _nobody_left(platform, facts, settings) if not _staying(cluster, steps) else []
+    return down + list(galera.refusals(checks(platform, facts, steps, target)))
+
+
+def _staying(cluster: Cluster, steps: Sequence[Step]) -> dict[str, Member | Unknown]:
+    """Given the steps, return the members that none of them brings back."""
+    coming = {step.target for step in steps if step.action in BRINGS_BACK}
+    return {name: answer for name, answer in cluster.members.items() if name not in coming}
+
+
+def checks(platform: Platform, facts: Facts, steps: Sequence[Step], target: int | None) -> tuple[Condition, ...]:
+    """Given the steps on the database's two tiers, return the conditions under which they may be taken.
+
+    Members that the plan brings back, and proxies that it makes or removes, are not held against it.
+    """
+    settings, cluster = settings_of(platform), facts.databases
+    if settings is None or cluster is None or not steps:
+        return ()
     touched = {step.target for step in steps if step.action is not Action.RETIRE}
     coming = {step.target for step in steps if step.action in BRINGS_BACK}
-    members = {name: answer for name, answer in cluster.members.items() if name not in coming}
+    members = _staying(cluster, steps)
     if not members:
-        return _nobody_left(platform, facts, settings)
+        return ()
     proxies = {name: answer for name, answer in cluster.proxies.items() if name not in touched}
     moving = tuple(sorted({*cluster.moving, *(name for name in cluster.members if name in coming)}))
     seen = replace(cluster, members=members, proxies=proxies, expected=len(members), moving=moving)
@@ -137,11 +160,11 @@ def closed(platform: Platform, facts: Facts, steps: Sequence[Step], target: int 
     allow = (
         {(reference, name) for reference in WHILE_JOINING for name in members} if _one_joins(facts, settings) else ()
     )
-    found = galera.verdict(settings, seen, asked, allow)
+    found = galera.conditions(settings, seen, asked, allow)
     made = any(step.action is Action.SERVE and step.target not in cluster.members for step in steps)
     passed = {"galera-placement"}  # where machines go is this plan's own choice
     passed |= OF_PROXIES if made and not proxies else set()
-    return [refusal for refusal in found if refusal.reference not in passed]
+    return tuple(check for check in found if check.reference not in passed)
 
 
 def _nobody_left(platform: Platform, facts: Facts, settings: DatabaseCluster) -> list[Refusal]:

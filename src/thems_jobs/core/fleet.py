@@ -63,7 +63,13 @@ def plan_tiers(
         steps.append(Step(Action.SETTLE, "record", after=everything))
     slots = {clone_slot(platform, name): platform.proxmox.clones_per_storage for name in platform.tiers}
     changes = tuple(change for part in parts.values() for change in part.changes)
-    return Plan(tuple(steps), tuple(refusals), changes, slots, warnings=_remains(facts))
+    checks = databases.checks(platform, facts, databases.of_database(platform, steps), _target(platform, targets))
+    return Plan(tuple(steps), tuple(refusals), changes, slots, warnings=_remains(facts), checks=checks)
+
+
+def _target(platform: Platform, targets: Mapping[str, int]) -> int | None:
+    settings = databases.settings_of(platform)
+    return targets.get(settings.tier) if settings else None
 
 
 def _remains(facts: Facts) -> tuple[str, ...]:

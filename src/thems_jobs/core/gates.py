@@ -30,10 +30,9 @@ def closed(platform: Platform, facts: Facts, steps: Sequence[Step], targets: Map
     for name in sorted({tiers[machine] or "" for machine in made}):
         refusals += template(name, platform.tiers[name], facts)
     refusals += storages(platform, facts, made)
-    settings = databases.settings_of(platform)
-    if settings:
-        of_database = [step for step in steps if tiers[step.target] in (settings.tier, settings.proxy_tier)]
-        refusals += databases.closed(platform, facts, of_database, targets.get(settings.tier))
+    if settings := databases.settings_of(platform):
+        mine = databases.of_database(platform, steps)
+        refusals += databases.closed(platform, facts, mine, targets.get(settings.tier))
     if any(step.action is not Action.RESTORE for step in web):
         refusals += balancers(platform, facts, {step.target for step in touched})
         refusals += database_connections(platform, facts, made)

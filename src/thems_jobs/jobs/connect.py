@@ -7,12 +7,15 @@ from pathlib import Path
 from thems_jobs import resources
 from thems_jobs.clients.ansible import Ansible
 from thems_jobs.clients.balancer import Balancers
+from thems_jobs.clients.galera_machines import GaleraMachines
+from thems_jobs.clients.mysql import Databases, ProxySql
 from thems_jobs.clients.proxmox import Proxmox
 from thems_jobs.clients.ssh import Ssh
 from thems_jobs.clients.web_check import WebCheck
 from thems_jobs.clock import Clock
+from thems_jobs.core.databases import settings_of
 from thems_jobs.core.platform import Platform
-from thems_jobs.jobs.observe import Clients
+from thems_jobs.jobs.clients import Clients, DatabaseClients
 from thems_jobs.jobs.perform import converge_variables
 
 
@@ -31,7 +34,16 @@ def open_clients(platform: Platform, base: Path, run_dir: Path, clock: Clock) ->
         web=WebCheck(),
         clock=clock,
         roles={name: role_digest(platform, name) for name in platform.tiers},
+        databases=_databases(platform, base, ssh),
     )
+
+
+def _databases(platform: Platform, base: Path, ssh: Ssh) -> DatabaseClients | None:
+    settings = settings_of(platform)
+    if settings is None:
+        return None
+    proxysql = ProxySql(settings, base) if settings.proxy == "proxysql" else None
+    return DatabaseClients(Databases(settings, base), GaleraMachines(ssh), proxysql)
 
 
 def role_digest(platform: Platform, tier: str) -> str:

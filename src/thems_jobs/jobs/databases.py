@@ -1,64 +1,68 @@
-"""Looking at the database cluster: every member and every proxy at the same time."""
+"""The database cluster: looking at every member and every proxy at the same time, and changing it one by one."""
 
 import json
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from thems_jobs.clients.mysql import Databases, ProxySql
+from thems_jobs.clients.galera_machines import NEW
 from thems_jobs.clients.ssh import Ssh
-from thems_jobs.core.facts import Cluster, Facts, Phase, Proxy, Unknown
+from thems_jobs.core.databases import IN_USE, joined, regrouped, settings_of, told, writers
+from thems_jobs.core.facts import Facts, Machine, Member, Phase, Proxy, Unknown
+from thems_jobs.core.plan import Action, Step
 from thems_jobs.core.platform import DatabaseCluster, Platform
-from thems_jobs.errors import ThemsError, Unreachable
-from thems_jobs.jobs.observe import Clients
+from thems_jobs.errors import EffectFailed, ThemsError, Transient, Unreachable
+from thems_jobs.jobs.clients import Clients, DatabaseClients
+
+HAND_OVER_S = 15.0  # after a writer was drained, every proxy names another one within that
+POLL_S = 0.2
+
+# Looking
 
 
-@dataclass(frozen=True)
-class DatabaseClients:
-    """What speaks with the database tier. `proxysql` is None where the proxies are HAProxy."""
-
-    settings: DatabaseCluster
-    members: Databases
-    proxysql: ProxySql | None
-
-
-def open_databases(settings: DatabaseCluster, base: Path) -> DatabaseClients:
-    """Given the cluster and the folder of the platform file, return the clients, unconnected.
-
-    Raise UsageError if a secret or the authority cannot be read.
-    """
-    proxysql = ProxySql(settings, base) if settings.proxy == "proxysql" else None
-    return DatabaseClients(settings, Databases(settings, base), proxysql)
-
-
-def look_at_databases(platform: Platform, clients: Clients, databases: DatabaseClients, facts: Facts) -> Cluster:
-    """Given what is known of the machines, return what the members and the proxies among them tell now.
-
-    Members are the machines that serve; others of the tier that exist are on their way in or out.
-    """
-    settings = databases.settings
-    machines = [machine for machine in facts.of_tier(settings.tier) if machine.exists]
-    serving = [machine for machine in machines if machine.phase is Phase.SERVING]
-    proxies = [m for m in facts.of_tier(settings.proxy_tier) if m.exists and m.phase is Phase.SERVING]
+def look_at_databases(platform: Platform, clients: Clients, facts: Facts) -> Facts:
+    """Given what is known of the machines, return it with what the databases and the proxies among them tell now."""
+    settings, databases = settings_of(platform), clients.databases
+    if settings is None or databases is None:
+        return facts
+    machines = [machine for machine in facts.of_tier(settings.tier) if machine.exists and not machine.locked]
+    running = {machine.name: machine.address for machine in machines if machine.running and machine.converged}
+    proxies = {
+        machine.name: machine.address
+        for machine in facts.of_tier(settings.proxy_tier)
+        if machine.exists and (machine.converged or machine.ssh_open) and machine.host_key and not machine.power
+    }
     addresses = {machine.name: machine.address for machine in machines}
-    members_now, proxies_now = clients.clock.at_once(
+    answers, seen = clients.clock.at_once(
         lambda question: question(),
         (
-            lambda: databases.members.members({machine.name: machine.address for machine in serving}),
-            lambda: _ask_proxies(clients, databases, {m.name: m.address for m in proxies}, addresses),
+            lambda: databases.members.members(running),
+            lambda: _ask_proxies(clients, databases, proxies, addresses),
         ),
     )
-    return Cluster(
-        members=members_now,
-        proxies=proxies_now,
-        holders=tuple(
-            name for name, proxy in proxies_now.items() if isinstance(proxy, Proxy) and settings.address in proxy.holds
-        ),
-        hosts={machine.name: machine.node for machine in machines},
-        nodes=tuple(name for name in platform.proxmox.nodes if name in facts.nodes and facts.nodes[name].online),
-        expected=len(serving),
-        moving=tuple(machine.name for machine in machines if machine not in serving),
-    )
+    serving = {name: view for name, view in seen.items() if facts.machines[name].phase is Phase.SERVING}
+    known = {machine.name: _progress(clients, machine, answers) for machine in machines}
+    facts = replace(facts, machines={**facts.machines, **known})
+    cluster = regrouped(platform, facts, answers, serving)
+    holders = tuple(name for name, view in seen.items() if isinstance(view, Proxy) and settings.address in view.holds)
+    return replace(facts, databases=replace(cluster, holders=holders) if cluster else None)
+
+
+def _progress(clients: Clients, machine: Machine, answers: Mapping[str, Member | Unknown]) -> Machine:
+    """Given a database machine, return it with whether its database is on its way into the cluster.
+
+    One that answers tells so itself. One that does not may still be copying: its own program knows.
+    """
+    answer = answers.get(machine.name)
+    if isinstance(answer, Member):
+        return replace(machine, joining=answer.status == "Primary" and answer.state in (1, 3))
+    if answer is None or not (machine.ssh_open and machine.host_key) or clients.databases is None:
+        return replace(machine, joining=False)
+    try:
+        standing = clients.databases.machines.show(machine.name, machine.address)
+    except ThemsError:
+        return machine
+    return replace(machine, joining=standing.running)
 
 
 def _ask_proxies(
@@ -100,3 +104,185 @@ def _with_addresses(view: Proxy | Unknown, held: tuple[str, ...] | Unknown) -> P
     if isinstance(view, Unknown):
         return view
     return held if isinstance(held, Unknown) else replace(view, holds=held)
+
+
+# Members
+
+
+def bootstrap(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Mapping[str, Any]:
+    """Make the cluster, which never was, of its first machine. What another one's start has left is taken up again."""
+    databases, machine = _clients(clients), facts.machines[step.target]
+    others = [other for other in _machines(platform, facts) if other.name != machine.name]
+    if any(other.phase is not Phase.BUILDING for other in others if other.exists and other.phase):
+        raise EffectFailed(
+            machine.name, "others were members before: a new cluster would lose their data.",
+            "Find out which one has the newest data: thems-jobs galera-recover.", "galera-all-down",
+        )  # fmt: skip
+    standing = databases.machines.show(machine.name, machine.address)
+    running = [other.address for other in others if other.exists and other.running]
+    if standing.uuid == NEW:
+        standing = replace(standing, seqno=-1)
+    databases.machines.bootstrap(machine.name, machine.address, standing, running)
+    return {}
+
+
+def join(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Mapping[str, Any]:
+    """Start a machine's database so that it joins the others, with data from one that is not the writer."""
+    machine, present = facts.machines[step.target], _present(platform, facts, step.target)
+    if not present:
+        raise Transient(machine.name, "no member is there that it could join.")
+    writing = writers(facts)
+    donors = sorted(present, key=lambda other: (other.name in writing, other.node != machine.node, other.name))
+    names, addresses = [donor.name for donor in donors], [other.address for other in present]
+    _clients(clients).machines.join(machine.name, machine.address, names[:1] if len(names) > 1 else names, addresses)
+    return {"joining": True}
+
+
+def leave(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Mapping[str, Any]:
+    """Stop a machine's database cleanly, and see that the cluster is smaller by exactly that one."""
+    databases, machine = _clients(clients), facts.machines[step.target]
+    staying = _present(platform, facts, machine.name)
+    if machine.name in writers(facts):
+        raise Transient(machine.name, "it is the writer: that is handed over first.")
+    databases.machines.leave(machine.name, machine.address)
+    expected = len(staying)
+    answers = databases.members.members({other.name: other.address for other in staying}, 0.0)
+    sizes = {name: answer.size if isinstance(answer, Member) else None for name, answer in answers.items()}
+    if set(sizes.values()) != {expected}:
+        seen = ", ".join(f"{name} counts {size or 'nobody'}" for name, size in sorted(sizes.items()))
+        raise EffectFailed(
+            machine.name, f"it has left, and {expected} members should be: {seen}.",
+            "Look at thems-jobs galera-health before anything else is done.", "galera-size",
+        )  # fmt: skip
+    return {"joining": False}
+
+
+def expect_data(platform: Platform, clients: Clients, facts: Facts, machine: Machine) -> None:
+    """Raise Transient if a new member lacks any of the shop's data that another one has."""
+    databases, present = _clients(clients), _present(platform, facts, machine.name)
+    if not present:
+        return
+    source = present[0]
+    wrong = databases.members.differences((source.name, source.address), (machine.name, machine.address))
+    if wrong:
+        raise Transient(machine.name, f"its data is not that of {source.name}: {'; '.join(wrong[:3])}.")
+
+
+def _machines(platform: Platform, facts: Facts) -> list[Machine]:
+    settings = settings_of(platform)
+    return facts.of_tier(settings.tier) if settings else []
+
+
+def _present(platform: Platform, facts: Facts, besides: str) -> list[Machine]:
+    """Return the machines other than this one whose databases are members with all data."""
+    return [m for m in _machines(platform, facts) if m.name != besides and joined(facts, m.name)]
+
+
+def _clients(clients: Clients) -> DatabaseClients:
+    if clients.databases is None:
+        raise ValueError("a step on the database of a platform that has none")
+    return clients.databases
+
+
+# The proxies' tables
+
+
+def change_table(platform: Platform, clients: Clients, facts: Facts, steps: Sequence[Step], weight: int | None) -> None:
+    """Put the machines of the steps into every proxy's table (any weight), drain them (0) or take them out (None).
+
+    A drained writer hands over: the next machine in the table gets the writes, and every proxy must say so.
+    """
+    settings = settings_of(platform)
+    if settings is None or facts.databases is None:
+        return
+    hosts = {name: facts.machines[name].address for name in facts.databases.proxies if name in facts.machines}
+    names = [step.target for step in steps]
+    if _clients(clients).proxysql is not None:
+        _change_proxysql(clients, facts, hosts, names, weight)
+    else:
+        _change_haproxy(settings, clients, facts, hosts, names, weight)
+    if weight == 0:
+        _await_another_writer(platform, clients, hosts, facts, frozenset(names))
+
+
+def _change_haproxy(
+    settings: DatabaseCluster, clients: Clients, facts: Facts, hosts: Mapping[str, str], names: Sequence[str],
+    weight: int | None,
+) -> None:  # fmt: skip
+    use = None if weight is None else IN_USE if weight else 0
+    known = {name: facts.machines[name].address for name in names if name in facts.machines}
+    wanted = {name: (f"{known[name]}:{settings.port}" if name in known else "", use) for name in names}
+    proxies = facts.databases.proxies if facts.databases else {}
+    seen = {name: proxy.generation for name, proxy in proxies.items() if isinstance(proxy, Proxy)}
+    clients.balancers.change(
+        hosts, wanted, least_serving=1 if weight == 0 else 0, generations=seen, order=_order(facts, names, weight)
+    )
+
+
+def _order(facts: Facts, names: Sequence[str], weight: int | None) -> list[str]:
+    """Return who comes first in every proxy's table: the writer of now unless it is drained; the drained come last."""
+    proxies = facts.databases.proxies.values() if facts.databases else ()
+    seen = dict.fromkeys(name for proxy in proxies if isinstance(proxy, Proxy) for name in proxy.backends)
+    writing = [name for name in sorted(writers(facts)) if not (weight == 0 and name in names)]
+    rest = [name for name in seen if name not in writing and name not in names]
+    return [*dict.fromkeys([*writing, *rest, *names])]
+
+
+def _change_proxysql(
+    clients: Clients, facts: Facts, hosts: Mapping[str, str], names: Sequence[str], weight: int | None
+) -> None:
+    """ProxySQL's monitor decides who is in use; a member is drained by its own switch, which it follows."""
+    databases, proxysql = _clients(clients), _clients(clients).proxysql
+    known = {name: facts.machines[name].address for name in names if name in facts.machines}
+    if weight:
+        for name, address in known.items():
+            databases.members.reject_queries(name, address, on=False)
+    listed = [name for name in _order(facts, names, weight) if weight is not None or name not in names]
+    members = {name: facts.machines[name].address for name in listed if name in facts.machines}
+    if proxysql is not None and members:
+        proxysql.change(hosts, members)
+    if weight == 0:
+        for name, address in known.items():
+            databases.members.reject_queries(name, address, on=True)
+
+
+def _await_another_writer(
+    platform: Platform, clients: Clients, hosts: Mapping[str, str], facts: Facts, drained: frozenset[str]
+) -> None:
+    """Raise Transient if a proxy still sends writes to a drained machine after a while."""
+    addresses = {machine.name: machine.address for machine in _machines(platform, facts) if machine.exists}
+    deadline = clients.clock.now() + HAND_OVER_S
+    while True:
+        views = _ask_proxies(clients, _clients(clients), dict(hosts), addresses)
+        still = sorted(name for name, view in views.items() if isinstance(view, Proxy) and view.writer in drained)
+        if not still:
+            return
+        if clients.clock.now() > deadline:
+            raise Transient(still[0], f"it still sends writes to {' or '.join(sorted(drained))}.")
+        clients.clock.wait([], POLL_S)
+
+
+def take_over_table(platform: Platform, clients: Clients, facts: Facts, proxy: Machine) -> None:
+    """Give a new proxy the table of its peers; the first one of all gets what serves already."""
+    settings = settings_of(platform)
+    if settings is None or _clients(clients).proxysql is not None:
+        return  # ProxySQL copies its peers' table itself: they are one cluster
+    entries = {
+        machine.name: (f"{machine.address}:{settings.port}", IN_USE if machine.phase is Phase.SERVING else 0)
+        for machine in _machines(platform, facts)
+        if machine.phase in (Phase.SERVING, Phase.DRAINING) and told(facts, machine.name)
+    }
+    order = _order(facts, (), None)
+    clients.balancers.change({proxy.name: proxy.address}, entries, order=[n for n in order if n in entries])
+
+
+def quiet(facts: Facts, name: str) -> bool:
+    """True if no proxy has a session on the machine. A proxy that cannot say so says no."""
+    proxies = facts.databases.proxies.values() if facts.databases else ()
+    return all(
+        isinstance(proxy, Proxy) and (name not in proxy.backends or proxy.backends[name].connections == 0)
+        for proxy in proxies
+    )
+
+
+STEPS = {Action.BOOTSTRAP: bootstrap, Action.JOIN: join, Action.LEAVE: leave}

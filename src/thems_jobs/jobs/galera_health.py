@@ -1,18 +1,18 @@
 """galera-health: is the database cluster well, and would it bear what is to be done to it? It changes nothing."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from thems_jobs import phrases
 from thems_jobs.core import galera
 from thems_jobs.core.facts import Facts
 from thems_jobs.core.identity import tier_of
-from thems_jobs.core.job import Job, Look
+from thems_jobs.core.job import Job
 from thems_jobs.core.plan import Plan
 from thems_jobs.core.platform import Platform
 from thems_jobs.core.rejoin import Rejoin, forecast
-from thems_jobs.jobs.databases import DatabaseClients, look_at_databases
-from thems_jobs.jobs.observe import Clients, observe
+from thems_jobs.jobs.clients import Clients
+from thems_jobs.jobs.observe import observe
 
 ACTIONS = ("remove", "restart", "add", "upgrade")
 # How long a member is away, where nobody says: a clean stop and start, and one with packages and a boot between.
@@ -98,17 +98,13 @@ def comes_back(rejoin: Rejoin | None) -> str:
     return f"It comes in by {rejoin.by}, {seconds}: {rejoin.why}."
 
 
-def job(platform: Platform, parameters: Parameters, clients: Clients, databases: DatabaseClients) -> Job:
+def job(platform: Platform, parameters: Parameters, clients: Clients) -> Job:
     """Given a platform and its clients, return the job for the runner."""
-
-    def look(before: Facts | None, what: Look) -> Facts:
-        facts = observe(platform, clients, before, what)
-        return replace(facts, databases=look_at_databases(platform, clients, databases, facts))
 
     return Job(
         name="galera-health",
         platform=platform,
-        observe=look,
+        observe=partial(observe, platform, clients),
         plan=partial(plan, platform, parameters),
         perform=lambda _steps, _facts: {},  # a plan without steps performs nothing
         change_record=clients.proxmox.change_record,

@@ -4,14 +4,11 @@ A request costs a cluster something, so tasks are asked for all machines at once
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from thems_jobs.clients.ansible import Ansible
-from thems_jobs.clients.balancer import Balancers
-from thems_jobs.clients.proxmox import Proxmox, Resources, Task, VmRow
-from thems_jobs.clients.ssh import Ssh
-from thems_jobs.clients.web_check import WebCheck
-from thems_jobs.clock import Clock
+from thems_jobs.clients.proxmox import Resources, Task, VmRow
+from thems_jobs.core import databases
+from thems_jobs.core.databases import is_database, is_proxy
 from thems_jobs.core.facts import (
     Balancer,
     Facts,
@@ -29,25 +26,15 @@ from thems_jobs.core.platform import Platform, addresses_of
 from thems_jobs.core.record import Record
 from thems_jobs.errors import Refused, ThemsError
 from thems_jobs.jobs.belonging import CLONE_LOST, one_of_each, reserved, rows_of_interest, sort_out
+from thems_jobs.jobs.clients import Clients
+from thems_jobs.jobs.databases import look_at_databases, quiet
 from thems_jobs.jobs.images import newest_template
 
 TASKS_POLL_S = 2.0  # at most so often are the cluster's tasks asked for when one should be over
 TASKS_IDLE_POLL_S = 10.0  # and so often when none can be over yet
 CLONE_SHOWS_S = 10.0  # after so long a clone that was asked for is among the cluster's tasks, if it ever will be
+FOR_OTHERS = (Action.AWAIT_SYNC, Action.AWAIT_UP, Action.AWAIT_DRAIN)  # waits for what others tell
 KNOCK_S = 0.5  # for a machine that boots to take our connection; it is asked again, and others wait meanwhile
-
-
-@dataclass(frozen=True)
-class Clients:
-    """Everything outside that a job on machines needs."""
-
-    proxmox: Proxmox
-    ssh: Ssh
-    balancers: Balancers
-    ansible: Ansible
-    web: WebCheck
-    clock: Clock
-    roles: Mapping[str, str]  # by tier: digest of the configuration its machines should have
 
 
 def observe(platform: Platform, clients: Clients, previous: Facts | None, look: Look) -> Facts:
@@ -111,7 +98,7 @@ def _everything(platform: Platform, clients: Clients, before: Facts | None) -> F
         quorate=quorate,
         roles=clients.roles,
     )
-    return _ask_balancers(platform, clients, facts)
+    return _ask_balancers(platform, clients, look_at_databases(platform, clients, facts))
 
 
 def _record(clients: Clients) -> Record | Unknown:
@@ -337,10 +324,13 @@ def _knock(clients: Clients, machine: Machine) -> Machine:
 
 def _follow_balancers(platform: Platform, clients: Clients, facts: Facts, look: Look) -> Facts:
     """Ask the balancers again when a step changed them, or a wait is for them."""
-    waiting = any(step.action in (Action.AWAIT_UP, Action.AWAIT_DRAIN) for step in look.waits)
+    waits = [step for step in look.waits if step.action in FOR_OTHERS]
     touched = [facts.machines[name] for name in look.touched if name in facts.machines]
-    seen = any(m.warm or m.phase is not Phase.BUILDING or not balanced(platform, m.tier) for m in touched)
-    if not waiting and not seen:
+    seen = [m for m in touched if m.warm or m.phase is not Phase.BUILDING or not balanced(platform, m.tier)]
+    tiers = {machine.tier for machine in touched} | {tier_of(platform, step.target) or "" for step in waits}
+    if any(is_database(platform, tier) or is_proxy(platform, tier) for tier in tiers):
+        facts = look_at_databases(platform, clients, facts)
+    if not waits and not seen:
         return facts
     return _ask_balancers(platform, clients, facts)
 
@@ -357,27 +347,32 @@ def _ask_balancers(platform: Platform, clients: Clients, facts: Facts) -> Facts:
     }
     views = clients.balancers.show({name: machine.address for name, machine in hosts.items()})
     serving = {name: view for name, view in views.items() if hosts[name].phase is Phase.SERVING}
-    quiet = {
+    quiet_since = {
         name: facts.quiet_since.get(name, facts.at)
         for name, machine in facts.machines.items()
-        if machine.phase is Phase.DRAINING and _is_quiet(platform, machine, serving, views)
+        if machine.phase is Phase.DRAINING and _is_quiet(platform, facts, machine, serving, views)
     }
     machines = {
-        name: replace(machine, health=_health(platform, machine, views) or machine.health)
+        name: replace(machine, health=_health(platform, facts, machine, views) or machine.health)
         for name, machine in facts.machines.items()
     }
     address = platform.balancing.address
     holders = tuple(name for name, view in views.items() if isinstance(view, Balancer) and address in view.holds)
-    return replace(facts, balancers=serving, holders=holders, quiet_since=quiet, machines=machines)
+    return replace(facts, balancers=serving, holders=holders, quiet_since=quiet_since, machines=machines)
 
 
 def _is_quiet(
     platform: Platform,
+    facts: Facts,
     machine: Machine,
     serving: Mapping[str, Balancer | Unknown],
     views: Mapping[str, Balancer | Unknown],
 ) -> bool:
     """True if nobody has a connection to a leaving machine. A balancer that cannot say so says no."""
+    if is_database(platform, machine.tier):
+        return quiet(facts, machine.name)
+    if is_proxy(platform, machine.tier):  # sessions do not outlive the address on it
+        return facts.databases is not None and machine.name not in facts.databases.holders
     if not balanced(platform, machine.tier):
         view = views.get(machine.name)
         return isinstance(view, Balancer) and view.connections == 0 and not view.holds
@@ -388,10 +383,12 @@ def _is_quiet(
     )
 
 
-def _health(platform: Platform, machine: Machine, views: Mapping[str, Balancer | Unknown]) -> str:
+def _health(platform: Platform, facts: Facts, machine: Machine, views: Mapping[str, Balancer | Unknown]) -> str:
     """Given what the balancers see, return "ok", what is wrong, or "" if they cannot tell."""
     if machine.phase is not Phase.SERVING:
         return ""
+    if is_database(platform, machine.tier) or is_proxy(platform, machine.tier):
+        views = databases.views(facts)
     if not balanced(platform, machine.tier):
         view = views.get(machine.name)
         return "ok" if isinstance(view, Balancer) else view.reason if view else ""

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from thems_jobs.clients.proxmox import VmConfig
+from thems_jobs.core.databases import is_database, is_proxy
 from thems_jobs.core.facts import Facts, Machine, Phase, Stamp, Unknown
 from thems_jobs.core.identity import choose_vmids, doubts, read_stamp, tags_of, tier_of, write_stamp
 from thems_jobs.core.job import Done
@@ -14,7 +15,8 @@ from thems_jobs.core.plan import Action, Step
 from thems_jobs.core.platform import Platform, addresses_of
 from thems_jobs.core.record import Intent, Record
 from thems_jobs.errors import EffectFailed, IdentityMismatch, LeaseLost, ThemsError, Transient
-from thems_jobs.jobs.observe import Clients
+from thems_jobs.jobs import databases
+from thems_jobs.jobs.clients import Clients
 
 Effect = Callable[[Platform, Clients, Facts, Step], Mapping[str, Any]]
 
@@ -297,14 +299,19 @@ def _check(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Ma
     machine = facts.machines[step.target]
     health = platform.tiers[machine.tier].health
     clients.web.check(machine.name, machine.address, health.port, health.path, health.status)
-    if balanced(platform, machine.tier):
+    if is_database(platform, machine.tier):
+        databases.expect_data(platform, clients, facts, machine)
+    elif balanced(platform, machine.tier):
         clients.web.warm(machine.name, machine.address, health.port)
     return {"warm": True, "health": "ok"}
 
 
 def _give_weight(platform: Platform, clients: Clients, facts: Facts, steps: Sequence[Step], weight: int | None) -> None:
     """Give the machines of the steps this weight on every balancer; None takes them out of the tables."""
-    web = {step.target: weight for step in steps if balanced(platform, tier_of(platform, step.target) or "")}
+    of_database = [step for step in steps if is_database(platform, tier_of(platform, step.target) or "")]
+    if of_database:
+        databases.change_table(platform, clients, facts, of_database, weight)
+    web = {s.target: weight for s in steps if tier_of(platform, s.target) == platform.balancing.web_tier}
     if not web:
         return
     port = platform.tiers[platform.balancing.web_tier].health.port
@@ -325,10 +332,12 @@ def _admit(platform: Platform, clients: Clients, facts: Facts, steps: Sequence[S
 def _serve(platform: Platform, clients: Clients, facts: Facts, steps: Sequence[Step]) -> dict[str, Done]:
     """Give machines their full share of the visitors; a balancer first takes over its peers' table."""
     _give_weight(platform, clients, facts, steps, FULL_WEIGHT)
-    for step in steps:
-        if not balanced(platform, facts.machines[step.target].tier):
-            _take_over_table(platform, clients, facts, facts.machines[step.target])
-    if any(balanced(platform, facts.machines[step.target].tier) for step in steps):
+    for machine in (facts.machines[step.target] for step in steps):
+        if is_proxy(platform, machine.tier):
+            databases.take_over_table(platform, clients, facts, machine)
+        elif machine.tier == platform.balancing.balancer_tier:
+            _take_over_table(platform, clients, facts, machine)
+    if any(facts.machines[step.target].tier == platform.balancing.web_tier for step in steps):
         balancing = platform.balancing
         health = platform.tiers[balancing.web_tier].health
         clients.web.check("VRRP address", balancing.address, balancing.port, health.path, health.status)
@@ -351,7 +360,8 @@ def _withdraw(platform: Platform, clients: Clients, facts: Facts, steps: Sequenc
     _give_weight(platform, clients, facts, steps, 0)
     for step in steps:
         machine = facts.machines[step.target]
-        dead = isinstance(facts.balancers.get(machine.name), Unknown)  # it holds nothing to hand over
+        fronts = {**facts.balancers, **(facts.databases.proxies if facts.databases else {})}
+        dead = isinstance(fronts.get(machine.name), Unknown)  # it holds nothing to hand over
         if not balanced(platform, machine.tier) and not dead:
             clients.balancers.hand_over(machine.name, machine.address)
     return _each(facts, steps, lambda machine: _enter_phase(platform, clients, facts, machine, Phase.DRAINING))
@@ -371,6 +381,7 @@ _SINGLE: Mapping[Action, Effect] = {
     Action.CONFIGURE: _configure,
     Action.START: _start,
     Action.CHECK: _check,
+    **databases.STEPS,
     Action.STOP: _stop,
     Action.DESTROY: _destroy,
 }

@@ -11,7 +11,8 @@ from thems_jobs.core.identity import tier_of
 from thems_jobs.core.job import Job
 from thems_jobs.core.plan import Plan
 from thems_jobs.core.platform import Platform
-from thems_jobs.jobs.observe import Clients, observe
+from thems_jobs.jobs.clients import Clients
+from thems_jobs.jobs.observe import observe
 from thems_jobs.jobs.perform import perform
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from thems_jobs.core.capacity import target
+from thems_jobs.core.databases import is_database
 from thems_jobs.core.events import Event
 from thems_jobs.core.facts import Facts, Phase
 from thems_jobs.core.fleet import plan_tiers
@@ -14,7 +15,8 @@ from thems_jobs.core.plan import Action, Plan, Refusal, Step
 from thems_jobs.core.platform import Platform
 from thems_jobs.core.record import Claim, Record, live_claims, with_claim, without_claims
 from thems_jobs.errors import ThemsError
-from thems_jobs.jobs.observe import Clients, observe
+from thems_jobs.jobs.clients import Clients
+from thems_jobs.jobs.observe import observe
 from thems_jobs.jobs.perform import guarded, perform
 
 WARN_AHEAD_S = 14 * 86400  # how long before an event it is said that it would not fit
@@ -50,6 +52,8 @@ def mistakes(platform: Platform, parameters: Parameters, now: float) -> list[str
                 wrong.append(f"{path}: unknown tier {name!r}: the platform has {', '.join(platform.tiers)}.")
                 continue
             tier = platform.tiers[name]
+            if is_database(platform, name) and count % 2 == 0:
+                wrong.append(f"{path}: {name}={count} is even: of a database cluster, a half is no majority.")
             if not tier.minimum <= count <= tier.maximum:
                 wrong.append(f"{path}: {name}={count} is not from {tier.minimum} to {tier.maximum}, the tier's limits.")
     if (parameters.tiers or parameters.extend) and parameters.until is None:

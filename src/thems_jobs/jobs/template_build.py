@@ -23,8 +23,8 @@ from thems_jobs.core.plan import Action, Plan, Step
 from thems_jobs.core.platform import Platform
 from thems_jobs.core.record import Record
 from thems_jobs.errors import EffectFailed, IdentityMismatch, Refused, ThemsError, Transient
+from thems_jobs.jobs.clients import Clients
 from thems_jobs.jobs.images import find_images, newest_template
-from thems_jobs.jobs.observe import Clients
 from thems_jobs.jobs.perform import converge_variables
 
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
