@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from thems_jobs.core.job import Job
     from thems_jobs.core.outcome import Outcome
     from thems_jobs.core.platform import Platform
-    from thems_jobs.jobs.observe import Clients
+    from thems_jobs.jobs.clients import Clients
     from thems_jobs.wish import Wish
 
 OK, CRASHED, USAGE, REFUSED, ABORTED = 0, 1, 2, 4, 143  # as core.outcome.Exit, without importing it for --help
@@ -196,18 +196,15 @@ def galera_health(
 ) -> None:
     """Ask every database machine and proxy whether all is well, and would bear something risky; change nothing."""
     from thems_jobs.jobs import galera_health as job
-    from thems_jobs.jobs.databases import open_databases
 
     wish = _wish(False, False, "", False, as_json, report_dir, started_by)
     platform = _platform(platform_file)
     action, name = asked or ("", "")
     wanted = job.Parameters(action, name, outage, target, accept_sst, tuple(accept_donor or ()))
     _mean(job.mistakes(platform, wanted))
-    cluster = platform.database and platform.database.cluster
 
     def make_job(clients: "Clients") -> "Job":
-        assert cluster  # noqa: S101 - job.mistakes has looked
-        return job.job(platform, wanted, clients, open_databases(cluster, Path()))
+        return job.job(platform, wanted, clients)
 
     if watch:
         _follow(platform, make_job, as_json)
