@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from thems_jobs import __version__, phrases, resources
 from thems_jobs.core import forecast
 from thems_jobs.core.facts import Phase
+from thems_jobs.core.galera import CONDITIONS
 from thems_jobs.core.gate_list import KNOWN, GateState, gate_states
 from thems_jobs.core.jenkins_jobs import GATES as JOB_GATES
 from thems_jobs.core.jenkins_jobs import gate_states_of_jobs
@@ -207,6 +208,7 @@ def as_html(outcome: Outcome) -> str:
         rows=before_and_after(outcome.before, outcome.after),
         tiers=serving_by_tier(outcome.before, outcome.after),
         version=__version__,
+        titles=CONDITIONS,
     )
 
 

@@ -213,6 +213,14 @@ def test_jenkins_gets_the_history_of_every_condition() -> None:
     assert {case.get("classname") for case in cases.values()} == {"gates"}
 
 
+def test_the_page_for_people_has_every_measurement() -> None:
+    page = report.as_html(carried_out(with_member(make_cluster(), "shop-db-2", busy=("<script>alert(1)</script>",))))
+    assert "What was measured" in page
+    assert page.count("✓ Synced (4)") == 3
+    assert "✗ &lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "What was measured" not in report.as_html(replace(carried_out(make_cluster()), plan=Plan()))
+
+
 def test_other_jobs_do_not_speak_of_the_database() -> None:
     other = replace(carried_out(make_cluster()), plan=Plan())
     assert not {case.get("name") for case in junit(other)} & (set(CONDITIONS) - {"vrrp-holder"})
