@@ -327,6 +327,12 @@ def test_an_address_that_is_none_is_usage(sync: Sync, url: str) -> None:
     assert sync("plan", "--jenkins-url", url)[0] == 2
 
 
+def test_a_token_that_goes_in_the_clear_is_warned_of(sync: Sync) -> None:
+    code, _, printed = sync("plan", "--jenkins-url", "http://127.0.0.2:9/")
+    assert code == 4
+    assert "anybody on the way can read the API token" in " ".join(printed.split())
+
+
 def test_one_permission_missing_is_named(sync: Sync, jenkins: JenkinsServer) -> None:
     jenkins.denied.add("create")
     code, report, _ = sync("apply", "--yes")

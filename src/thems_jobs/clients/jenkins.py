@@ -4,17 +4,20 @@ Reads are repeated. A write is sent once: when its answer is lost it ends in Tra
 """
 
 import html
+import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-import jenkins
 import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
+import jenkins
 from thems_jobs.errors import EffectFailed, Refused, ThemsError, Transient, Unreachable, UsageError
+
+log = logging.getLogger(__name__)
 
 # The whole retry policy: of reads, and of a write that was refused for an old crumb.
 READ_ATTEMPTS = 3
@@ -205,6 +208,8 @@ def _checked(url: str) -> str:
         raise UsageError("usage", subject, ["it has a name or a password in it: they come as THEMS_JENKINS_…."])
     if wrong:
         raise UsageError("usage", subject, [f"found {url!r}, expected for example https://jenkins.example.com/."])
+    if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        log.warning("%s is not https: anybody on the way can read the API token.", url)
     return url.strip().rstrip("/") + "/"
 
 
