@@ -12,7 +12,7 @@ help: ## this list
 demo: packages venv ## watch a shop platform being scaled for an event, on real machines (root, 8 min, 2 min again)
 	@resources/demo.sh
 
-test: venv-dev check test-fast test-clients test-groovy test-simulation test-lab ## everything, as CI runs it (root for the lab part)
+test: venv-dev check test-fast test-clients test-groovy test-simulation test-lab test-jenkins ## everything, as CI runs it (root for the lab part)
 	@echo "make test: all parts passed."
 
 check: venv-dev ## lint and types: ruff, mypy strict, ansible-lint, shellcheck
@@ -53,6 +53,10 @@ test-rehearsals: venv-dev ## faults, races, replacements and load on real machin
 test-kill: venv-dev ## kill a run at every step boundary on lab machines, and run it again (root, long)
 	THEMS_KILL_ALL=1 $(PYTEST) -q tests/lab/test_kill.py --timeout 7200
 
+test-jenkins: venv-dev ## against a real controller: make test-jenkins JENKINS_URL=https://... (docs/jenkins.md)
+	@if [ -n "$(JENKINS_URL)" ]; then JENKINS_URL="$(JENKINS_URL)" $(PYTEST) -q tests/jenkins --timeout 1800; \
+	else echo "NOT RUN: tests/jenkins needs a Jenkins; run: make test-jenkins JENKINS_URL=https://..."; fi
+
 simulate: venv-dev ## any number of simulated schedules: make simulate SEEDS=100000
 	THEMS_SEEDS=$(SEEDS) $(PYTEST) -q -s tests/simulation/test_schedules.py --timeout 86400
 
@@ -79,4 +83,4 @@ clean: ## take the lab down and remove what was made here
 	-.venv/bin/thems-jobs lab down --purge
 	rm -rf .venv .cache .reports dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo test check golden test-fast test-clients test-groovy test-simulation test-lab test-rehearsals test-kill simulate bench packages packages-dev venv venv-dev package clean
+.PHONY: help demo test check golden test-fast test-clients test-groovy test-simulation test-lab test-rehearsals test-kill test-jenkins simulate bench packages packages-dev venv venv-dev package clean

@@ -10,5 +10,8 @@ for name in [name for name in os.environ if name.startswith("THEMS_")]:
         "THEMS_KILL_ALL",
         "THEMS_KILL_SEED",
         "THEMS_TEST_LAB",
+        "THEMS_JENKINS_USER",
+        "THEMS_JENKINS_TOKEN_FILE",
+        "THEMS_JENKINS_CA_FILE",
     ):
         del os.environ[name]

@@ -17,7 +17,7 @@ Map approve(Map plan) {
     stage('Approval') {
         timeout(time: 12, unit: 'HOURS') {
             input(message: "Do what the page of this build shows? ${plan.text.tokenize('\n').last()}",
-                  ok: 'Do it', submitter: env.THEMS_APPROVERS ?: '')
+                  id: 'Approval', ok: 'Do it', submitter: env.THEMS_APPROVERS ?: '')
         }
     }
     return ['expect-plan': plan.digest]
