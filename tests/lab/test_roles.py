@@ -261,7 +261,7 @@ def test_a_balancer_will_not_be_left_with_too_few(roles: Roles) -> None:
     with pytest.raises(Transient, match="at least 2 must"):
         roles.lists.change(hosts, wanted, least_serving=2)
     with pytest.raises(Transient, match="changed by somebody else"):
-        roles.lists.change(hosts, wanted, generations={roles.balancers[0].name: "another"})
+        Balancers(roles.ssh).change(hosts, wanted, generations={roles.balancers[0].name: "another"})
     assert {name: view.generation for name, view in roles.views().items()} == before
 
 
