@@ -1,7 +1,8 @@
-"""A platform with a database cluster and no machines: run below `unshare --net` with an empty folder.
+"""A platform with a database cluster and no machines: run below `unshare --net` with an empty folder and a proxy.
 
 The API is the lab's, with pretended guests. Three database machines answer over MySQL's protocol; a replacement of the
-`ssh` command, found first on PATH, answers as `thems-balancer` on two proxies does. On standard input come changes,
+`ssh` command, found first on PATH, answers as `thems-balancer` on two proxies does. If the proxy is proxysql, their
+admin interfaces answer, and ssh tells only the machines' addresses. On standard input come changes,
 a line of JSON each ({"member": 2, "status": {...}}, {"proxy": 1, "writer": ...}); each is confirmed by a line.
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 import yaml
 from galera_stand_in import Galera
 from mysql_wire import open_wires
+from proxysql_stand_in import ProxySqlServer
 
 from thems_jobs import resources
 from thems_jobs.core.facts import Phase, Stamp
@@ -48,12 +50,16 @@ sys.exit(255)
 class World:
     """What answers for the machines."""
 
-    def __init__(self, layout: LabLayout) -> None:
-        self.layout = layout
+    def __init__(self, layout: LabLayout, proxy: str) -> None:
+        self.proxy = proxy
         self.members = {f"shop-db-{n}": Galera(index=n - 1) for n in (1, 2, 3)}
         self.proxies = {name: self._picture(name) for name in ("shop-proxy-1", "shop-proxy-2")}
         self.answers = layout.directory / "answers"
         self.answers.mkdir()
+        behind = {f"10.77.3.{10 + n}:3306": member for n, member in enumerate(self.members.values(), 1)}
+        self.admins = [ProxySqlServer(behind), ProxySqlServer(behind)]
+        for admin in self.admins:
+            admin.fill(dict(zip(behind, self.members, strict=True)))
         for name in self.proxies:
             self.tell(name)
 
@@ -68,7 +74,12 @@ class World:
 
     def tell(self, name: str, code: int = 0) -> None:
         """Let a proxy answer what its picture says now."""
-        text = json.dumps({"code": code, "stdout": json.dumps(self.proxies[name])})
+        picture = self.proxies[name]
+        if self.proxy == "proxysql":
+            picture = [
+                {"ifname": "eth0", "addr_info": [{"local": address} for address in ["10.1.1.1", *picture["holds"]]]}
+            ]
+        text = json.dumps({"code": code, "stdout": json.dumps(picture)})
         (self.answers / f"10.77.4.{10 + int(name[-1])}").write_text(text)
 
     def change(self, order: dict[str, Any]) -> None:
@@ -105,11 +116,11 @@ def greet(address: str) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
-def write_files(layout: LabLayout) -> None:
+def write_files(layout: LabLayout, proxy: str) -> None:
     """Write the platform file, its secrets, and the replacement of ssh."""
     platform = yaml.safe_load(resources.path("platforms", "lab-database.yaml").read_text())
     platform["proxmox"]["nodes"] = list(NODES)
-    platform["database"]["cluster"]["sample_s"] = 0.3
+    platform["database"]["cluster"] |= {"sample_s": 0.3, "proxy": proxy, "proxysql_password_file": "database-password"}
     layout.platform.write_text(yaml.safe_dump(platform))
     for name in ("database-password", "shop-database-password", "database-ca.key"):
         (layout.directory / name).write_text("correct horse\n")
@@ -122,14 +133,14 @@ def write_files(layout: LabLayout) -> None:
 
 
 def main() -> None:
-    layout = LabLayout(Path(sys.argv[1]))
+    layout, proxy = LabLayout(Path(sys.argv[1])), sys.argv[2]
     for command in ("link set lo up", f"address add {ROUTER_ADDRESS}/32 dev lo", "route add local 10.77.0.0/16 dev lo"):
         subprocess.run(["ip", *command.split()], check=True)
     layout.state.mkdir(mode=0o700)
     make_certificates(layout, NODES)
     make_ssh_key(layout)
-    write_files(layout)
-    world = World(layout)
+    write_files(layout, proxy)
+    world = World(layout, proxy)
     server = create_api_server(
         layout.state, PretendHypervisor(), [socket.create_server((ROUTER_ADDRESS, API_PORT))], layout.certificate,
         layout.certificate_key, Latencies(),
@@ -147,6 +158,8 @@ def main() -> None:
     with open_wires(layout.directory) as wires:
         for number, member in enumerate(world.members.values(), 11):
             wires.serve(member.answer, {"thems": "correct horse"}, at=f"10.77.3.{number}:3306")
+        for number, admin in enumerate(world.admins if proxy == "proxysql" else [], 11):
+            wires.serve(admin.answer, {"thems": "correct horse"}, at=f"10.77.4.{number}:6032")
         print("ready", flush=True)
         for line in sys.stdin:
             world.change(json.loads(line))

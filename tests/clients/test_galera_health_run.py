@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,11 @@ class Running:
         return sorted({refusal["reference"] for refusal in refusals})
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("world")
+@contextmanager
+def running(folder: Path, proxy: str) -> Iterator[Running]:
     with (folder / "log").open("w+") as log:
         process = subprocess.Popen(
-            ["unshare", "--net", "--", sys.executable, str(WORLD), str(folder)],
+            ["unshare", "--net", "--", sys.executable, str(WORLD), str(folder), proxy],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
         )  # fmt: skip
         assert process.stdin is not None
@@ -80,6 +80,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         finally:
             process.kill()
             process.wait()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("world"), "haproxy") as world:
+        yield world
 
 
 def gates(folder: Path) -> dict[str, Xml.Element]:
@@ -160,3 +166,15 @@ def test_a_watch_tells_of_each_look_until_it_is_ended_with_the_last_verdict(worl
         world.change(member="shop-db-2", status={"wsrep_ready": "ON"})
         watch.kill()
         watch.communicate()
+
+
+def test_behind_proxysql_the_admin_interfaces_and_the_machines_addresses_are_asked(tmp_path: Path) -> None:
+    with running(tmp_path, "proxysql") as world:
+        assert world.closed() == []
+        assert world.closed("--for", "restart", "shop-db-1") == ["galera-writer"]
+        world.change(proxy="shop-proxy-2", holds=["10.77.0.20"])
+        world.change(member="shop-db-3", variables={"wsrep_desync": "ON"})
+        assert world.closed() == ["galera-maintenance", "proxies-disagree", "vrrp-holder"]
+        world.change(member="shop-db-3", variables={"wsrep_desync": "OFF"})
+        world.change(proxy="shop-proxy-2", code=1, holds=[])
+        assert world.closed() == ["proxy-unreachable"], "who holds the address is not known"

@@ -94,7 +94,7 @@ def addresses_on(ssh: Ssh, name: str, address: str) -> tuple[str, ...]:
     """Given a machine, return the IPv4 addresses it has now. Raise Unreachable if it cannot be asked."""
     answer = ssh.run(address, ["ip", "-json", "-4", "address", "show"])
     try:
-        links: list[dict[str, Any]] = json.loads(answer.output)
+        links: list[dict[str, Any]] = json.loads(answer.output if answer.code == 0 else "")
         return tuple(str(entry["local"]) for link in links for entry in link["addr_info"])
     except (ValueError, KeyError, TypeError) as error:
         raise Unreachable(name, f"it does not tell its addresses: {answer.error.strip()[:200]}") from error

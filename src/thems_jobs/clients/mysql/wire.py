@@ -1,6 +1,7 @@
 """One connection to one server of the MySQL protocol, over TLS, within a time; its errors said once.
 
-The whole retry policy: a connection that could not be made is tried once more. What was asked on one is not repeated.
+The whole retry policy: a connection that was refused or lost at once is tried once more; one that nobody answered is
+not. What was asked on a connection is not repeated.
 """
 
 import ssl
@@ -135,9 +136,9 @@ def _connect(
             connection.connect()
     except Unreachable as error:
         cause = error.__cause__
-        untrusted = isinstance(getattr(cause, "original_exception", None), ssl.SSLError)
+        final = isinstance(getattr(cause, "original_exception", None), (ssl.SSLError, TimeoutError))
         lost = isinstance(cause, pymysql.OperationalError) and cause.args[0] in UNCONNECTED
-        if lost and not untrusted and not over.is_set():
+        if lost and not final and not over.is_set():
             raise _NoConnectionError(name, error.detail) from error
         raise
     return connection
