@@ -123,8 +123,8 @@ class Galera:
     def _schema(self, text: str) -> Answer:
         if "PROCESSLIST" in text:
             user = re.search(r"WHERE USER = '(\w+)'", text)
-            rows: list[tuple[Any, ...]] = [row for row in self.sessions if not user or row[1] == user[1]]
-            return rows, ["ID", "USER", "COMMAND", "STATE", "INFO"]
+            rows: list[tuple[Any, ...]] = [(*row, None)[:6] for row in self.sessions if not user or row[1] == user[1]]
+            return rows, ["ID", "USER", "COMMAND", "STATE", "INFO", "DB"]
         if "TABLESPACES" in text:
             if ("INNODB_SYS_TABLESPACES" in text) != (self.flavour == "mariadb"):
                 raise Refusal(1109, "Unknown table in information_schema")

@@ -207,6 +207,16 @@ def test_a_job_of_somebody_else_in_our_folder_is_left_alone(sync: Sync, jenkins:
     ]
 
 
+def test_a_folder_with_another_library_is_said_and_left_alone(sync: Sync, jenkins: JenkinsServer) -> None:
+    synced(sync)
+    assert sync("plan")[1]["warnings"] == []
+    jenkins.edit("shop", "<defaultVersion>main</defaultVersion>", "<defaultVersion>old</defaultVersion>")
+    code, report, _ = sync("apply", "--yes")
+    assert (code, len(report["warnings"])) == (0, 1)
+    assert report["warnings"][0].startswith("shop: its shared library is not as in jobs/folder.yaml")
+    assert "<defaultVersion>old" in jenkins.items["shop"]
+
+
 # Definitions that cannot be done
 
 

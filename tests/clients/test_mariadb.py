@@ -151,6 +151,12 @@ def test_ordinary_statements_are_not_work_on_the_cluster(wires: Wires, statement
     assert look(wires, member).busy == ()
 
 
+def test_the_health_check_that_stays_connected_is_no_copy(wires: Wires) -> None:
+    member = Galera()
+    member.sessions = [*member.sessions, (20, "mysql", "Sleep", "", None, "information_schema")]  # type: ignore[list-item]
+    assert look(wires, member).busy == ()
+
+
 def test_health_checks_of_the_machine_itself_are_no_copy(wires: Wires) -> None:
     member, number = Galera(), iter(range(100, 200))
     answer = member.answer

@@ -18,7 +18,8 @@ from thems_jobs.errors import Unreachable
 LIMIT_S = 10.0  # for all that one server is asked, the window not counted
 POLLS = 8  # looks at the receive queue within the window
 NEVER = 2**64 - 1  # what Galera says for "none"
-SYSTEM_USER = "mysql"  # copies and backups are made by the machine's own account; so are short health checks
+SYSTEM_USER = "mysql"  # copies and backups are made by the machine's own account
+HEALTH_CHECK = "information_schema"  # so is the machine's health check; it has chosen this database, to be told apart
 
 SWITCHES = ("wsrep_reject_queries", "wsrep_desync", "wsrep_sst_donor_rejects_queries", "pxc_maint_mode")
 STATUS = "SHOW GLOBAL STATUS WHERE Variable_name LIKE 'wsrep\\_%' OR Variable_name = 'Uptime'"
@@ -28,7 +29,7 @@ VARIABLES = (
     "('wsrep_reject_queries', 'wsrep_desync', 'wsrep_sst_donor_rejects_queries', 'pxc_maint_mode', "
     "'wsrep_provider_options', 'version')"
 )
-SESSIONS = "SELECT ID, USER, COMMAND, STATE, INFO FROM information_schema.PROCESSLIST"
+SESSIONS = "SELECT ID, USER, COMMAND, STATE, INFO, DB FROM information_schema.PROCESSLIST"
 DATA = {
     "mariadb": "SELECT SUM(FILE_SIZE) AS size FROM information_schema.INNODB_SYS_TABLESPACES",
     "percona": "SELECT SUM(FILE_SIZE) AS size FROM information_schema.INNODB_TABLESPACES",
@@ -250,8 +251,11 @@ def _busy(before: Sequence[Row], sessions: Sequence[Row]) -> tuple[str, ...]:
         for what, pattern in BUSY.items():
             if pattern.search(statement):
                 found.append(f"{what} ({' '.join(statement.split())[:60]})")
-    stayed = {row["ID"] for row in before if row["USER"] == SYSTEM_USER}
-    if any(row["ID"] in stayed for row in sessions if row["USER"] == SYSTEM_USER):
+    first, last = (
+        {row["ID"] for row in rows if row["USER"] == SYSTEM_USER and row["DB"] != HEALTH_CHECK}
+        for rows in (before, sessions)
+    )
+    if first & last:
         found.append("a copy or backup of the whole machine")
     return tuple(dict.fromkeys(found))
 
