@@ -1,7 +1,6 @@
 """The gate of a database cluster of nine and two proxies: the window, the slowest answer, and little more."""
 
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -68,7 +67,7 @@ def test_the_gate_of_nine_members_and_two_proxies(servers: dict[str, Any], tmp_p
         databases.members({"shop-db-5": hosts["shop-db-5"]})
         return time.perf_counter() - began
 
-    took, slowest = (statistics.median(call() for _ in range(ROUNDS)) for call in (gate, alone))
+    took, slowest = (min(call() for _ in range(ROUNDS)) for call in (gate, alone))  # others use this machine, too
     tell(
         f"gate of {MEMBERS} members and 2 proxies: {took:.3f} s; the slowest member alone, window of {WINDOW_S:g} s "
         f"included: {slowest:.3f} s; ratio {took / slowest:.3f}, {1000 * (took - slowest):.0f} ms more (aim 50)"

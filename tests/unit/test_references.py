@@ -10,7 +10,14 @@ from thems_jobs.core.gate_list import GATES
 from thems_jobs.core.plan import Action
 
 ROOT = Path(__file__).parents[2]
-FIRST = {"Condition", "_each", "Refusal", "Refused", "UsageError", "ThemsError"}  # the reference is their first argument
+FIRST = {
+    "Condition",
+    "_each",
+    "Refusal",
+    "Refused",
+    "UsageError",
+    "ThemsError",
+}  # the reference is their first argument
 LAST = {"Unreachable", "EffectFailed"}  # the reference is their last one
 BY_ENDING = {
     "-deadline": [action for action in Action if action.startswith("await-")],
