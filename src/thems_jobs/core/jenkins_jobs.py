@@ -12,7 +12,7 @@ from thems_jobs.core.plan import Action, Change, Plan, Refusal, Step
 
 # Ends the description of every job that we made: it tells people where the job is defined, and us that it is ours.
 MARK = re.compile(r"Defined in git: jobs/([a-z0-9-]+)\.yaml")
-FOLDER_TAG = "com.cloudbees.hudson.plugins.folder.Folder"
+LIBRARIES = "org.jenkinsci.plugins.workflow.libs.FolderLibraries"
 
 
 def mark(source: str) -> str:
@@ -54,6 +54,7 @@ class LiveJobs:
     at: float
     folder: bool  # whether it is there
     jobs: Mapping[str, str | Unknown] = field(default_factory=dict)
+    folder_xml: str = ""  # its own config.xml; "" where it cannot be read
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def plan_sync(definitions: Definitions, live: LiveJobs, disable_left: bool) -> S
     warnings = (
         [] if disable_left else [f"{name} left the code and still runs; --disable-left stops it." for name in left]
     )
+    warnings += _other_library(definitions, live)
     warnings += [
         f"{name} is in the folder, but neither in git nor marked as ours: it is left alone."
         for name in _strangers(definitions, live)
@@ -179,6 +181,21 @@ def _undefined(definitions: Definitions, live: LiveJobs) -> Iterator[str]:
 def _left(definitions: Definitions, live: LiveJobs) -> Iterator[str]:
     """Yield jobs that we made, that git no longer has, and that are not disabled."""
     yield from (name for name in _undefined(definitions, live) if _marked(live.jobs[name]) == (True, False))
+
+
+def _other_library(definitions: Definitions, live: LiveJobs) -> list[str]:
+    """Return a sentence if the folder's shared library is another one than in git.
+
+    It is not written: what else the folder holds, its credentials, would have to be sent back with it, and Jenkins may
+    have shown it to us without them.
+    """
+    wanted, found = job_xml.part(definitions.folder.xml, LIBRARIES), job_xml.part(live.folder_xml, LIBRARIES)
+    if not live.folder_xml or wanted == found:
+        return []
+    sentence = (
+        "its shared library is not as in jobs/folder.yaml and jobs/defaults.yaml: change it in Jenkins (Configure)."
+    )
+    return [f"{definitions.folder.name}: {sentence}"]
 
 
 def _strangers(definitions: Definitions, live: LiveJobs) -> Iterator[str]:

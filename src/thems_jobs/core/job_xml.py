@@ -17,6 +17,7 @@ OF_NO_MEANING: Mapping[str, Mapping[str, str | None]] = {
         "configVersion": "2", "doGenerateSubmoduleConfigurations": "false", "submoduleCfg": None, "gitTool": "Default",
         "disableSubmodules": "false", "recursiveSubmodules": "false", "remotePoll": "false",
     },
+    "org.jenkinsci.plugins.workflow.libs.SCMSourceRetriever": {"clone": "false"},
     "hudson.model.StringParameterDefinition": {"trim": "false"},
     "hudson.model.BooleanParameterDefinition": {"defaultValue": "false"},
     "org.jenkinsci.plugins.workflow.job.properties.DisableConcurrentBuildsJobProperty": {"abortPrevious": "false"},
@@ -65,6 +66,15 @@ def differences(live: tuple[str, ...], wanted: tuple[str, ...]) -> str:
 def field(text: str, name: str) -> str:
     """Given a config.xml, return the text of a field of its root, "" if it has none."""
     return read_xml(text).findtext(name, "").strip()
+
+
+def part(text: str, tag: str) -> tuple[str, ...]:
+    """Given a config.xml, return the meaning of the first element of a tag in it, () if there is none."""
+    try:
+        found = next(read_xml(text).iter(tag), None)
+    except ValueError:
+        return ()
+    return () if found is None else tuple(_lines(found, 0))
 
 
 def _lines(element: Xml.Element, depth: int) -> Iterator[str]:

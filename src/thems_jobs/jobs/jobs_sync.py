@@ -79,7 +79,15 @@ def observe(jenkins: Jenkins, definitions: Definitions, now: float) -> LiveJobs:
             found = Unknown(error.detail)  # type: ignore[assignment]
         if found is not None:  # it may have gone since it was listed
             jobs[name] = found
-    return LiveJobs(now, names is not None, jobs)
+    return LiveJobs(now, names is not None, jobs, _folder_xml(jenkins, definitions) if names is not None else "")
+
+
+def _folder_xml(jenkins: Jenkins, definitions: Definitions) -> str:
+    """Return the folder's own config.xml, "" if it is not shown to us: it is only for a warning."""
+    try:
+        return jenkins.config(definitions.folder.name) or ""
+    except (EffectFailed, Refused):
+        return ""
 
 
 def plan(parameters: Parameters, live: LiveJobs) -> Sync:
