@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 OK, CRASHED, USAGE, REFUSED, ABORTED = 0, 1, 2, 4, 143  # as core.outcome.Exit, without importing it for --help
 
 WATCH_PAUSE_S = 3.0  # between two looks, each of which takes a window of its own
+
+ASKED = SimpleNamespace(report_dir=None)  # what main has to know of the command that it runs
 
 EXAMPLES = """
 \b
@@ -328,6 +331,7 @@ def _wish(
     from thems_jobs.wish import Wish
 
     who_asks = (started_by or who())[:NAME_LIMIT]
+    ASKED.report_dir = report_dir
     return Wish(tuple(sys.argv[1:]), plan, yes, expect_plan, detailed, as_json, report_dir, who_asks)
 
 
@@ -583,6 +587,11 @@ def _say(error: ThemsError) -> int:
     console = _console(sys.stderr)
     view = display.mistakes_view(error.subject, mistakes, error.remedy)
     console.print(view, soft_wrap=not console.is_terminal)  # a sentence stays one line in a log
+    if ASKED.report_dir:
+        from thems_jobs import report
+
+        with suppress(OSError):
+            report.write_message(" ".join([*mistakes, error.remedy]), ASKED.report_dir)
     return USAGE if isinstance(error, UsageError) else REFUSED
 
 

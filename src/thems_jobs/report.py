@@ -36,9 +36,15 @@ def write_report(outcome: Outcome, folder: Path) -> None:
     write_atomically(folder / "report.json", json.dumps(as_json(outcome), indent=2) + "\n")
     write_atomically(folder / "gates.xml", as_junit(outcome))
     write_atomically(folder / "report.html", as_html(outcome))
-    write_atomically(folder / "plan.txt", as_text(outcome))
-    write_atomically(folder / "message.txt", " ".join(phrases.plain(outcome.message).split()) + "\n")
-    write_atomically(folder / "digest.txt", outcome.plan.digest + "\n")
+    write_message(outcome.message, folder, as_text(outcome), outcome.plan.digest)
+
+
+def write_message(message: str, folder: Path, plan: str = "", digest: str = "") -> None:
+    """Given the line that matters, write down for a pipeline what it shows; without a plan if there was none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "plan.txt", plan)
+    write_atomically(folder / "message.txt", " ".join(phrases.plain(message).split()) + "\n")
+    write_atomically(folder / "digest.txt", digest + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:

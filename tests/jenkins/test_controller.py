@@ -67,7 +67,7 @@ class Controller:
         return str(info["result"])
 
     def report(self, number: int, folder: str = "report") -> Any:
-        return self.ask(f"{PAGE}/{number}/artifact/thems-jobs/{folder}/report.json")
+        return self.ask(f"{PAGE}/{number}/artifact/{folder}/report.json")
 
 
 @pytest.fixture(scope="module")

@@ -163,6 +163,18 @@ def test_parameters_come_from_a_file_and_the_command_line_wins(run: Run, platfor
     assert "is not JSON" in run("scale", "--parameters", parameters, "--platform", platform_file)[2]
 
 
+def test_what_ends_a_command_early_reaches_the_build_page(run: Run, platform_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    code, _, err = run("scale", "--tier", "web=lots", "--report-dir", folder, "--platform", platform_file)
+    assert code == 2
+    message = (folder / "message.txt").read_text()
+    assert "found 'web=lots', expected TIER=NUMBER" in message
+    assert "Nothing was changed." in message
+    assert message.count("\n") == 1
+    assert "web=lots" in err
+    assert (folder / "plan.txt").read_text() == ""
+
+
 def test_a_bug_is_one_line_and_a_log_file(
     run: Run, platform_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
