@@ -68,15 +68,15 @@ Object packageSource() {
 /** Given a report's folder, keep and show what is there, and add its texts to how the run ended. */
 void keep(String folder, Map end) {
     catchError(message: 'The report could not be kept.', buildResult: 'UNSTABLE', catchInterruptions: false) {
-        archiveArtifacts(artifacts: "${folder}/*.*", allowEmptyArchive: true)
-        junit(testResults: "${folder}/gates.xml", allowEmptyResults: true, skipMarkingBuildUnstable: true)
-        publishHTML(target: [reportName: folder, reportDir: folder, reportFiles: 'report.html', keepAll: true,
-                             allowMissing: true, alwaysLinkToLastBuild: true])
         if (fileExists("${folder}/message.txt")) {
             end.putAll(text: readFile("${folder}/plan.txt"), message: readFile("${folder}/message.txt").trim(),
                         digest: readFile("${folder}/digest.txt").trim())
             currentBuild.description = end.text + end.message
         }
+        archiveArtifacts(artifacts: "${folder}/*.*", allowEmptyArchive: true)
+        junit(testResults: "${folder}/gates.xml", allowEmptyResults: true, skipMarkingBuildUnstable: true)
+        publishHTML(target: [reportName: folder, reportDir: folder, reportFiles: 'report.html', keepAll: true,
+                             allowMissing: true, alwaysLinkToLastBuild: true])
     }
 }
 

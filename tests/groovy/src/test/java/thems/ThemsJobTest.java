@@ -83,6 +83,7 @@ class ThemsJobTest {
         agent.diesOnArchive = true;
         build(RUN, Run.ends(0, "Done."));
         assertEquals("UNSTABLE", controller.result);
+        assertTrue(controller.description.endsWith("Done."));
     }
 
     @Test
@@ -184,6 +185,14 @@ class ThemsJobTest {
     void aPlanWithoutWorkOrWithAClosedGateAsksNobody(int code, String result) throws Exception {
         build(BUTTON, Run.ends(code, "Nothing to decide."));
         assertEquals(result, controller.result);
+        assertEquals(List.of(), controller.all("input"));
+        assertEquals(1, agent.parameters.size());
+    }
+
+    @Test
+    void aPlanThatCouldNotBeReadIsOfferedToNobody() throws Exception {
+        build(BUTTON, Run.silent(3));
+        assertEquals("FAILURE", controller.result);
         assertEquals(List.of(), controller.all("input"));
         assertEquals(1, agent.parameters.size());
     }
