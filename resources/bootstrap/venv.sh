@@ -16,6 +16,7 @@ if [ "$groups" = --no-dev ] && grep -qxF "$want all" .venv/.installed 2>/dev/nul
 fi
 python=$(command -v /usr/bin/python3 || command -v python3)
 [ -x .venv/bin/python ] || "$python" -m venv .venv
+.venv/bin/python -c 'import pip' 2>/dev/null || .venv/bin/python -m ensurepip >/dev/null # one that uv made has none
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r resources/bootstrap/uv.txt
 UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV="$PWD/.venv" .venv/bin/uv sync --quiet --frozen --inexact --active "$@"
 printf '%s\n' "$want $groups" > .venv/.installed
