@@ -387,6 +387,8 @@ def _health(platform: Platform, facts: Facts, machine: Machine, views: Mapping[s
     """Given what the balancers see, return "ok", what is wrong, or "" if they cannot tell."""
     if machine.phase is not Phase.SERVING:
         return ""
+    if is_database(platform, machine.tier) and databases.joined(facts, machine.name):
+        return "ok"  # while it gives its data to another, the proxies leave it alone: it is well all the same
     if is_database(platform, machine.tier) or is_proxy(platform, machine.tier):
         views = databases.views(facts)
     if not balanced(platform, machine.tier):
