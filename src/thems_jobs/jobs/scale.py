@@ -98,7 +98,9 @@ def plan(platform: Platform, parameters: Parameters, facts: Facts) -> Plan:
     live = live_claims(record, facts.at)
     tiers = {platform.balancing.web_tier} | {tier for claim in record.claims for tier in claim.tiers}
     tiers |= {tier for claim in facts.known_record.claims for tier in claim.tiers}
-    targets = {name: target(name, platform.tiers[name], live) for name in sorted(tiers & set(platform.tiers))}
+    wanted = {name: target(name, tier, live) for name, tier in platform.tiers.items()}
+    tiers |= {name for name, count in wanted.items() if len(facts.of_tier(name)) > count}  # an ended claim left them
+    targets = {name: wanted[name] for name in sorted(tiers & set(platform.tiers))}
     tiers_plan = plan_tiers(platform, _settled(facts), targets)
     first = frozenset(step.key for step in claiming)
     steps = tuple(
