@@ -38,17 +38,9 @@ golden: venv-dev ## write the golden XML of Jenkins' jobs anew, after you have l
 test-simulation: venv-dev ## planner and runner in a model world with faults and kills, two minutes
 	$(PYTEST) -q tests/simulation
 
-# The rehearsals pass one by one, but not yet reliably in one go: they are not part of `make test` until they do.
-REHEARSALS := tests/lab/test_faults.py tests/lab/test_replace.py tests/lab/test_two_runs.py \
-	tests/lab/test_scale_under_load.py tests/lab/test_roles.py
-
 test-lab: venv-dev ## real machines (root)
-	@if [ "$$(id -u)" = 0 ]; then $(PYTEST) -q tests/lab -k "not random_moment" $(addprefix --ignore=,$(REHEARSALS)); \
+	@if [ "$$(id -u)" = 0 ]; then $(PYTEST) -q --durations=15 tests/lab; \
 	else echo "NOT RUN: tests/lab makes real machines and needs root; run: sudo make test-lab"; fi
-	@echo "NOT RUN: rehearsals of faults, races and replacements; run: sudo make test-rehearsals"
-
-test-rehearsals: venv-dev ## faults, races, replacements and load on real machines (root, 20 min)
-	$(PYTEST) -q $(REHEARSALS) tests/lab/test_kill.py
 
 test-kill: venv-dev ## kill a run at every step boundary on lab machines, and run it again (root, long)
 	THEMS_KILL_ALL=1 $(PYTEST) -q tests/lab/test_kill.py --timeout 7200
@@ -83,4 +75,4 @@ clean: ## take the lab down and remove what was made here
 	-.venv/bin/thems-jobs lab down --purge
 	rm -rf .venv .cache .reports dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo test check golden test-fast test-clients test-groovy test-simulation test-lab test-rehearsals test-kill test-jenkins simulate bench packages packages-dev venv venv-dev package clean
+.PHONY: help demo test check golden test-fast test-clients test-groovy test-simulation test-lab test-kill test-jenkins simulate bench packages packages-dev venv venv-dev package clean

@@ -1,17 +1,16 @@
-"""Database machines and their proxies on the tests' lab, and a shop that writes orders all the time."""
+"""Database machines and their proxies on the tests' lab, made by hand and configured by their roles."""
 
-import itertools
 import json
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pymysql
+from orders import ADDRESS, Orders, connect, writing
 from real_lab import Lab, Machine
 from shop import Shop
 
@@ -23,7 +22,6 @@ from thems_jobs.lab.hypervisor import HOST_KEY_PATH
 from thems_jobs.platform_file import read_platform
 from waiting import eventually
 
-ADDRESS = "10.77.0.20"  # of the proxies, by VRRP, as the platform file has it
 NOBODY = "00000000-0000-0000-0000-000000000000"
 JOIN_S = 60
 
@@ -198,89 +196,9 @@ class DatabaseCluster:
     # The shop
 
     def connect(self, address: str = ADDRESS, user: str = "shop") -> "pymysql.Connection[Any]":
-        """Log in to the database as the shop, or as the jobs; by TLS, with a certificate of our authority."""
-        password = dict(zip(("thems", "shop"), self.lab.layout.database_passwords, strict=True))[user]
-        tls: dict[str, Any] = {
-            "ssl_ca": str(self.lab.layout.database_authority), "ssl_verify_cert": True, "ssl_verify_identity": False,
-        }  # fmt: skip
-        return pymysql.connect(
-            host=address, user=user, password=password.read_text().strip(), database="shop", connect_timeout=3,
-            read_timeout=10, write_timeout=10, autocommit=True, **tls,
-        )  # fmt: skip
+        """Log in to the database as the shop, or as the jobs."""
+        return connect(self.lab.layout, address, user)
 
-    @contextmanager
-    def orders(self, sessions: int = 4) -> Iterator["Orders"]:
+    def orders(self, sessions: int = 4) -> AbstractContextManager[Orders]:
         """Have so many sessions write orders through the address until the block ends."""
-        with self.connect() as connection, connection.cursor() as cursor:
-            cursor.execute(
-                "CREATE TABLE IF NOT EXISTS orders (id BIGINT AUTO_INCREMENT PRIMARY KEY, run DOUBLE, session INT,"
-                " number INT, UNIQUE KEY (run, session, number)) ENGINE=InnoDB"
-            )
-        orders = Orders(self)
-        threads = [threading.Thread(target=orders.write, args=(number,), daemon=True) for number in range(sessions)]
-        for thread in threads:
-            thread.start()
-        try:
-            eventually(lambda: len(orders.acknowledged) > 20, "no order was acknowledged", 20)
-            yield orders
-            if not orders.done.is_set():
-                orders.wait_for_more()
-        finally:
-            orders.done.set()
-            for thread in threads:
-                thread.join(30)
-
-
-@dataclass
-class Orders:
-    """Orders of a shop. `acknowledged`: (when, session, number), as the database said that it has them."""
-
-    cluster: DatabaseCluster
-    acknowledged: list[tuple[float, int, int]] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    done: threading.Event = field(default_factory=threading.Event)
-    run: float = field(default_factory=time.time)
-
-    def write(self, session: int) -> None:
-        """Write one order after the other; what fails is tried again under its own number on a new connection."""
-        connection, number = None, 0
-        while not self.done.is_set():
-            try:
-                connection = connection or self.cluster.connect()
-                with connection.cursor() as cursor:
-                    cursor.execute(
-                        "INSERT IGNORE INTO orders (run, session, number) VALUES (%s, %s, %s)",
-                        (self.run, session, number),
-                    )
-                self.acknowledged.append((time.monotonic(), session, number))
-                number += 1
-            except (pymysql.Error, OSError) as error:
-                self.refused.append(repr(error))
-                if connection:
-                    with suppress(Exception):
-                        connection.close()
-                connection = None
-                self.done.wait(0.05)
-            self.done.wait(0.005)
-
-    def wait_for_more(self) -> None:
-        """Wait until orders are acknowledged again."""
-        before = len(self.acknowledged)
-        eventually(lambda: len(self.acknowledged) > before + 20, f"no more orders; {self.refused[-3:]}", 30)
-
-    @property
-    def longest_gap_s(self) -> float:
-        """The longest time without an acknowledged order, of any session."""
-        times = [moment for moment, _, _ in self.acknowledged]
-        return max(later - earlier for earlier, later in itertools.pairwise(times))
-
-    def expect_all_at(self, machine: Machine) -> None:
-        """Hold what a machine has against what was acknowledged."""
-        wanted = {(session, number) for _, session, number in self.acknowledged}
-        with self.cluster.connect(machine.address) as connection, connection.cursor() as cursor:
-            cursor.execute("SET SESSION wsrep_sync_wait = 1")
-            cursor.execute("SELECT session, number FROM orders WHERE run = %s", (self.run,))
-            lost = wanted - set(cursor.fetchall())
-        assert not lost, (
-            f"{len(lost)} of {len(wanted)} acknowledged orders are not on {machine.name}: {sorted(lost)[:5]}"
-        )
+        return writing(self.lab.layout, sessions)

@@ -181,7 +181,7 @@ class Shop:
         mark = uuid.uuid4().hex
         command = [*before, str(Path(sys.executable).with_name("thems-jobs")), *arguments]
         report_dir = None
-        if arguments[0] in ("provision", "scale"):
+        if arguments[0] in ("provision", "scale", "galera-health", "galera-recover"):
             report_dir = self.folder / mark
             command += ["--report-dir", str(report_dir)]
         environment = {**os.environ, MARK: mark, "THEMS_PLATFORM": str(platform or self.layout.platform)}
