@@ -58,6 +58,7 @@ Examples:
   thems-jobs scale --tier web=6 --event gala \\
       --until 2026-12-01T23:00+01:00                  more machines until the gala is over
   thems-jobs galera-health --for restart shop-db-2    would the database cluster bear it?
+  thems-jobs galera-recover                           after a full crash: whose data is the newest?
   thems-jobs status                                   the platform as it is
 \b
 Exit codes: 0 done or nothing to do, 2 usage, 3 the plan has changes, 4 refused (nothing was changed),
@@ -213,6 +214,36 @@ def galera_health(
         _follow(platform, make_job, as_json)
     else:
         _carry_out(platform, make_job, wish)
+
+
+@app.command("galera-recover", epilog="Example: thems-jobs galera-recover --bootstrap shop-db-2")
+def galera_recover(
+    bootstrap: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            show_default=False,
+            help="The machine with the newest data, named by a person who has seen the order. [without it: only look]",
+        ),
+    ] = "",
+    platform_file: PlatformFile = None,
+    plan: PlanOnly = False,
+    yes: Yes = False,
+    expect_plan: ExpectPlan = "",
+    detailed_exitcode: DetailedExit = False,
+    as_json: AsJson = False,
+    report_dir: ReportDir = None,
+    started_by: StartedBy = "",
+    parameters: Parameters = None,  # noqa: ARG001 - its callback has done its work
+) -> None:
+    """After a full crash, make one cluster again of the database machine with the newest data; never by itself."""
+    from thems_jobs.jobs import galera_recover as job
+
+    wish = _wish(plan or not bootstrap, yes, expect_plan, detailed_exitcode, as_json, report_dir, started_by)
+    platform = _platform(platform_file)
+    wanted = job.Parameters(bootstrap)
+    _mean(job.mistakes(platform, wanted))
+    _carry_out(platform, lambda clients: job.job(platform, wanted, clients), wish)
 
 
 @template.command("build", epilog="Example: thems-jobs template build web --plan")

@@ -14,7 +14,7 @@ KINDS: Mapping[str, tuple[Action, ...]] = {
     "clone": (Action.CLONE, Action.AWAIT_CLONE, Action.CREATE, Action.AWAIT_CREATE, Action.GROW, Action.AWAIT_GROW),
     "boot": (Action.CONFIGURE, Action.START, Action.AWAIT_BOOT),
     "configure": (Action.CONVERGE, Action.CHECK, Action.BAKE, Action.SEAL, Action.CONVERT, Action.AWAIT_CONVERT),
-    "join": (Action.BOOTSTRAP, Action.JOIN, Action.AWAIT_SYNC),
+    "join": (Action.FORBID_BOOTSTRAP, Action.BOOTSTRAP, Action.JOIN, Action.AWAIT_SYNC),
     "admit": (Action.ADMIT, Action.AWAIT_UP, Action.SERVE, Action.RESTORE),
     "drain": (Action.WITHDRAW, Action.AWAIT_DRAIN, Action.RETIRE),
     "jenkins": (Action.MAKE_FOLDER, Action.CREATE_JOB, Action.UPDATE_JOB, Action.DISABLE_JOB),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from thems_jobs.core.facts import Standing
 from thems_jobs.errors import EffectFailed, Transient
 
 if TYPE_CHECKING:
@@ -17,17 +17,6 @@ TIMEOUT_S = 90.0  # it waits up to 60 s for the first member of a cluster
 STOP_S = 900.0  # as the program itself gives a clean stop
 RECOVER_S = 660.0  # reading the log of a database that was killed
 UNEXPECTED = 9  # its exit code when things are not as we think
-NEW = "00000000-0000-0000-0000-000000000000"  # the uuid of a cluster that never was
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where one member stands, also while it is stopped. `seqno` is its last transaction, -1 for none known."""
-
-    running: bool
-    uuid: str
-    seqno: int
-    view: str  # member, bootstrapped or none
 
 
 class GaleraMachines:

@@ -10,6 +10,7 @@ from thems_jobs.core.identity import tier_of
 from thems_jobs.core.plan import Action, Condition, Refusal, Step, behind
 from thems_jobs.core.platform import DatabaseCluster, Platform
 
+NEW = "00000000-0000-0000-0000-000000000000"  # the uuid of a cluster that never was
 IN_USE = 100  # the weight of a database machine that a proxy may send writes to; 0 drains it
 BRINGS_BACK = (Action.JOIN, Action.BOOTSTRAP, Action.AWAIT_SYNC, Action.AWAIT_UP)
 OF_PROXIES = frozenset({"proxy-unreachable", "proxies-disagree", "vrrp-holder"})

@@ -94,6 +94,7 @@ class Machine:
     renewed: bool = False  # configured in this run, not yet serving again
     warm: bool = False  # checked and warmed up since then
     joining: bool = False  # its database was started and becomes a member of the cluster
+    barred: bool = False  # in this run, whatever would let its database make a cluster was taken back
     image: ImageStamp | None = None  # of a VM that becomes a template
     disk_gib: int = 0  # of the same
 
@@ -210,6 +211,16 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """Where one member stands, also while it is stopped. `seqno` is its last transaction, -1 for none known."""
+
+    running: bool
+    uuid: str
+    seqno: int
+    view: str  # member, bootstrapped or none
+
+
+@dataclass(frozen=True)
 class Backend:
     """A database machine as one proxy sees it."""
 
@@ -266,6 +277,7 @@ class Facts:
     listed_at: float = 0.0  # when the list of all VMs was last asked whether machines that boot still run
     roles: Mapping[str, str] = field(default_factory=dict)  # tier: digest of the configuration it should have
     databases: Cluster | None = None  # None: not asked, or none of ours
+    standings: Mapping[str, Standing | Unknown] = field(default_factory=dict)  # of databases silent by SQL
 
     @property
     def known_record(self) -> Record:

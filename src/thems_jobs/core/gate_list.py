@@ -12,14 +12,15 @@ _TEMPLATE = frozenset({Action.CLONE})
 _MAKE = frozenset({Action.CLONE, Action.CREATE})
 _VISITORS = frozenset({Action.ADMIT, Action.AWAIT_UP, Action.WITHDRAW, Action.AWAIT_DRAIN, Action.RETIRE})
 _FLEET = _TEMPLATE | _VISITORS | {Action.AWAIT_CLONE, Action.CONVERGE, Action.CHECK, Action.SERVE, Action.RESTORE}
+_RECOVERY = frozenset({Action.FORBID_BOOTSTRAP})
 
 # In the order in which people read them: what is wrong with all first.
 GATES: Mapping[str, tuple[str, frozenset[Action]]] = {
     "no-quorum": ("the Proxmox cluster is quorate", _ANY),
     "record-unreadable": ("the platform's record can be read", _ANY),
     "lease-held": ("no other run holds the platform", _ANY),
-    "foreign-machine": ("nothing foreign is in our ranges", _FLEET),
-    "node-offline": ("the machines' nodes are online", _FLEET),
+    "foreign-machine": ("nothing foreign is in our ranges", _FLEET | _RECOVERY),
+    "node-offline": ("the machines' nodes are online", _FLEET | _RECOVERY),
     "above-maximum": ("claims stay within the maximum", _FLEET),
     "below-minimum": ("the minimum always serves", frozenset({Action.WITHDRAW})),
     "no-balancer": ("a balancer answers", _VISITORS | {Action.RESTORE}),
@@ -33,6 +34,11 @@ GATES: Mapping[str, tuple[str, frozenset[Action]]] = {
     "addresses-used-up": ("there are addresses left", _MAKE),
     "template-missing": ("the template exists", _TEMPLATE),
     "template-too-old": ("the template is fresh enough", _TEMPLATE),
+    "recovery-unreadable": ("every database machine can be read", _RECOVERY),
+    "recovery-uuids-differ": ("all have data of one cluster", _RECOVERY),
+    "recovery-newer-data": ("nobody is ahead of the cluster", _RECOVERY),
+    "recovery-still-primary": ("no cluster is there any more", _RECOVERY),
+    "recovery-not-confirmed": ("a person named the machine", _RECOVERY),
     "image-missing": ("there is an image to build from", frozenset({Action.CREATE})),
 }
 KNOWN = GATES.keys() | CONDITIONS.keys()

@@ -59,6 +59,8 @@ def _machine_after(facts: Facts, machine: Machine, step: Step) -> Machine:
             return replace(machine, configured=True)
         case Action.START:
             return replace(machine, running=True, power="", ssh_open=False, joining=False)
+        case Action.FORBID_BOOTSTRAP:
+            return replace(machine, barred=True)
         case Action.JOIN:
             return replace(machine, joining=True)
         case Action.AWAIT_SYNC | Action.LEAVE:

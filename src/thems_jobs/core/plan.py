@@ -21,6 +21,7 @@ class Action(StrEnum):
     AWAIT_BOOT = "await-boot"
     CONVERGE = "converge"
     CHECK = "check"
+    FORBID_BOOTSTRAP = "forbid-bootstrap"
     BOOTSTRAP = "bootstrap"
     JOIN = "join"
     AWAIT_SYNC = "await-sync"
@@ -55,7 +56,7 @@ class Action(StrEnum):
 TABLES = frozenset({Action.ADMIT, Action.SERVE, Action.RESTORE, Action.WITHDRAW, Action.RETIRE})
 # These change Jenkins, and no machine.
 OF_JENKINS = frozenset({Action.MAKE_FOLDER, Action.CREATE_JOB, Action.UPDATE_JOB, Action.DISABLE_JOB})
-NOTED = OF_JENKINS | {Action.CLAIM}  # what their notes say is part of what is approved
+NOTED = OF_JENKINS | {Action.CLAIM, Action.BOOTSTRAP}  # what their notes say is part of what is approved
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Wait:
 ASSUMED_S: Mapping[Action, float] = {
     Action.AWAIT_CLONE: 30, Action.AWAIT_BOOT: 30, Action.CONVERGE: 30, Action.CHECK: 3, Action.AWAIT_UP: 5,
     Action.AWAIT_DRAIN: 30, Action.AWAIT_STOP: 10, Action.AWAIT_DESTROY: 5,
-    Action.BOOTSTRAP: 10, Action.AWAIT_SYNC: 30, Action.LEAVE: 10,
+    Action.FORBID_BOOTSTRAP: 3, Action.BOOTSTRAP: 10, Action.AWAIT_SYNC: 30, Action.LEAVE: 10,
     Action.AWAIT_CREATE: 30, Action.AWAIT_GROW: 2, Action.BAKE: 180, Action.SEAL: 10, Action.AWAIT_CONVERT: 5,
 }  # fmt: skip
 
@@ -125,7 +126,7 @@ class Condition:
 class Change:
     """What happens to one machine, as a person reads it."""
 
-    kind: str  # make, finish, repair, restore, remove
+    kind: str  # make, finish, repair, restore, remove; bootstrap, join
     machine: str
     node: str
     why: str

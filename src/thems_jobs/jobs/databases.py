@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from thems_jobs.clients.galera_machines import NEW
 from thems_jobs.clients.ssh import Ssh
-from thems_jobs.core.databases import IN_USE, joined, regrouped, settings_of, told, writers
-from thems_jobs.core.facts import Facts, Machine, Member, Phase, Proxy, Unknown
+from thems_jobs.core.databases import IN_USE, NEW, joined, regrouped, settings_of, told, writers
+from thems_jobs.core.facts import Facts, Machine, Member, Phase, Proxy, Standing, Unknown
 from thems_jobs.core.plan import Action, Step
 from thems_jobs.core.platform import DatabaseCluster, Platform
 from thems_jobs.errors import EffectFailed, ThemsError, Transient, Unreachable
@@ -41,28 +40,54 @@ def look_at_databases(platform: Platform, clients: Clients, facts: Facts) -> Fac
         ),
     )
     serving = {name: view for name, view in seen.items() if facts.machines[name].phase is Phase.SERVING}
-    known = {machine.name: _progress(clients, machine, answers) for machine in machines}
-    facts = replace(facts, machines={**facts.machines, **known})
+    standings = read_standings(clients, [m for m in machines if _to_be_read(facts, m, answers)])
+    kept = {name: facts.standings[name] for name in answers if name in facts.standings} | standings
+    kept = {name: standing for name, standing in kept.items() if isinstance(answers.get(name), Unknown)}
+    known = {machine.name: _progress(machine, answers, kept) for machine in machines}
+    facts = replace(facts, machines={**facts.machines, **known}, standings=kept)
     cluster = regrouped(platform, facts, answers, serving)
     holders = tuple(name for name, view in seen.items() if isinstance(view, Proxy) and settings.address in view.holds)
     return replace(facts, databases=replace(cluster, holders=holders) if cluster else None)
 
 
-def _progress(clients: Clients, machine: Machine, answers: Mapping[str, Member | Unknown]) -> Machine:
+def _to_be_read(facts: Facts, machine: Machine, answers: Mapping[str, Member | Unknown]) -> bool:
+    """True if only the machine's own program can tell where its database stands, and it has not told it for good.
+
+    A stopped database stands where it stood until a step starts it. Reading one that was killed takes seconds.
+    """
+    if not isinstance(answers.get(machine.name), Unknown) or not (machine.ssh_open and machine.host_key):
+        return False
+    known = facts.standings.get(machine.name)
+    return not isinstance(known, Standing) or known.running or machine.joining
+
+
+def read_standings(clients: Clients, machines: Sequence[Machine]) -> dict[str, Standing | Unknown]:
+    """Given machines, return where the database of each stands, as its own program tells; all at the same time."""
+    programs = _clients(clients).machines
+
+    def read(machine: Machine) -> Standing | Unknown:
+        try:
+            return programs.show(machine.name, machine.address)
+        except ThemsError as error:
+            return Unknown(error.detail)
+
+    names = [machine.name for machine in machines]
+    return dict(zip(names, clients.clock.at_once(read, list(machines)), strict=True))
+
+
+def _progress(
+    machine: Machine, answers: Mapping[str, Member | Unknown], standings: Mapping[str, Standing | Unknown]
+) -> Machine:
     """Given a database machine, return it with whether its database is on its way into the cluster.
 
     One that answers tells so itself. One that does not may still be copying: its own program knows.
     """
-    answer = answers.get(machine.name)
+    answer, standing = answers.get(machine.name), standings.get(machine.name)
     if isinstance(answer, Member):
         return replace(machine, joining=answer.status == "Primary" and answer.state in (1, 3))
-    if answer is None or not (machine.ssh_open and machine.host_key) or clients.databases is None:
-        return replace(machine, joining=False)
-    try:
-        standing = clients.databases.machines.show(machine.name, machine.address)
-    except ThemsError:
-        return machine
-    return replace(machine, joining=standing.running)
+    if isinstance(standing, Standing):
+        return replace(machine, joining=standing.running)
+    return machine if isinstance(standing, Unknown) else replace(machine, joining=False)
 
 
 def _ask_proxies(

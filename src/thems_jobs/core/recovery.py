@@ -1,0 +1,306 @@
+"""After a full crash: whose data is the newest, and the steps that make one cluster of all machines again.
+
+Who may make the cluster is never guessed: every machine was read, and a person named the one that is to do it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from thems_jobs.core import databases, galera, gates
+from thems_jobs.core.facts import Facts, Machine, Member, Phase, Standing, Unknown, number_of
+from thems_jobs.core.machine import registrations, up
+from thems_jobs.core.plan import Action, Change, Plan, Refusal, Step, Wait, chain
+from thems_jobs.core.platform import DatabaseCluster, Platform
+
+NOT_RUNNING = "it is switched off, or not reached by SSH: what its data holds cannot be read"
+WAITING = "its database runs, but is no member: it starts, or waits for others, and cannot be read meanwhile"
+STOP_IT = "A start gives up after half a minute; what still runs then is stopped with: sudo thems-galera leave"
+
+
+@dataclass(frozen=True)
+class Position:
+    """The last transaction that one machine has."""
+
+    name: str
+    uuid: str
+    seqno: int
+
+    def __str__(self) -> str:
+        return f"{self.uuid}:{self.seqno}"
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read of all machines: who is in a cluster, where the others stand, newest first, who holds nothing, and
+    why each of the rest could not be read."""
+
+    present: frozenset[str] = frozenset()
+    coming: frozenset[str] = frozenset()
+    positions: tuple[Position, ...] = ()
+    empty: frozenset[str] = frozenset()
+    unread: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def order(self) -> str:
+        """The order in one line, for a refusal."""
+        return "; ".join(f"{place.name} {place}" for place in self.positions)
+
+
+def plan(platform: Platform, facts: Facts, confirmed: str) -> Plan:
+    """Given the facts and the name of the machine that a person let make the cluster ("" for none), return what remains
+    until all machines are members of it."""
+    settings = databases.settings_of(platform)
+    if settings is None:
+        raise ValueError("galera-recover was asked of a platform without a database cluster")
+    seen = read(platform, facts)
+    if not seen.unread and not seen.coming and not seen.positions and not seen.empty and seen.present:
+        return _recovered(platform, facts, settings)
+    refusals = gates.quorum(facts) + gates.readable_record(platform, facts) + gates.strangers(facts)
+    refusals += _unread(seen) + _no_data(seen, settings) + _of_several_clusters(facts, seen)
+    founded = bool(seen.present or seen.coming)
+    if founded:
+        refusals += _ahead(facts, seen) + _still_primary(seen, confirmed)
+        steps = _joins(platform, facts, seen, [], frozenset())
+    else:
+        refusals += _not_confirmed(seen, confirmed)
+        steps = _bootstrap(platform, facts, seen)
+    refusals += gates.nodes(facts, steps)
+    return Plan(tuple(steps), tuple(refusals), changes=_changes(facts, seen, founded))
+
+
+def _recovered(platform: Platform, facts: Facts, settings: DatabaseCluster) -> Plan:
+    """Given that all are members, return what is left: the proxies' own checks, then the conditions of a sound one."""
+    steps = _checks_of_proxies(platform, facts, [machine.name for machine in facts.of_tier(settings.tier)])
+    if steps or facts.databases is None:
+        return Plan(tuple(steps))
+    asked = galera.Asked(target=platform.tiers[settings.tier].baseline)
+    passed = {("galera-placement", name) for name in facts.databases.members}
+    checks = galera.conditions(settings, facts.databases, asked, passed)
+    finding = f"Nothing is to be recovered: {facts.databases.expected} machines are members of one cluster."
+    return Plan(refusals=galera.refusals(checks), checks=checks, finding=finding)
+
+
+# Reading
+
+
+def read(platform: Platform, facts: Facts) -> Read:
+    """Given the facts, return where every machine of the tier stands."""
+    settings = databases.settings_of(platform)
+    machines = [machine for machine in facts.of_tier(settings.tier) if machine.exists] if settings else []
+    present = frozenset(machine.name for machine in machines if databases.joined(facts, machine.name))
+    coming = {m.name for m in machines if m.name not in present and _is_primary(facts, m.name)}
+    coming |= {m.name for m in machines if m.name not in present and present and m.joining}
+    positions, empty, unread = list[Position](), set[str](), dict[str, str]()
+    for machine in machines:
+        if machine.name in present | coming:
+            continue
+        stands = _where(facts, machine)
+        if isinstance(stands, Position):
+            positions.append(stands)
+        elif stands:
+            unread[machine.name] = stands
+        else:
+            empty.add(machine.name)
+    positions.sort(key=lambda place: (-place.seqno, number_of(place.name)))
+    return Read(present, frozenset(coming), tuple(positions), frozenset(empty), unread)
+
+
+def _is_primary(facts: Facts, name: str) -> bool:
+    """True if the machine's database is in a primary component, with or without all data."""
+    member, standing = databases.told(facts, name), facts.standings.get(name)
+    if member is not None:
+        return member.status == "Primary"
+    return isinstance(standing, Standing) and standing.running and standing.view != "none"
+
+
+def _where(facts: Facts, machine: Machine) -> Position | str:
+    """Given a machine that is no member, return its last transaction, why that is not known, or "": it holds nothing.
+
+    One that serves has held data: if it says that it has none, its data is damaged, and nobody knows how new it is.
+    """
+    if databases.told(facts, machine.name) is not None:
+        return "its database runs without a majority"
+    standing = facts.standings.get(machine.name, Unknown(NOT_RUNNING))
+    if isinstance(standing, Unknown):
+        return standing.reason
+    if standing.running:
+        return WAITING
+    if standing.uuid != databases.NEW and standing.seqno >= 0:
+        return Position(machine.name, standing.uuid, standing.seqno)
+    if standing.uuid == databases.NEW and machine.phase is Phase.BUILDING:
+        return ""
+    return f"its data does not tell a last transaction ({standing.uuid}:{standing.seqno})"
+
+
+# Refusals
+
+
+def _unread(seen: Read) -> list[Refusal]:
+    return [
+        Refusal(
+            "recovery-unreadable", name, why.rstrip("."),
+            "uuid and seqno of every machine: it may hold the newest orders",
+            STOP_IT if why == WAITING else "Bring the machine back, and run the same command again.",
+        )
+        for name, why in seen.unread.items()
+    ]  # fmt: skip
+
+
+def _no_data(seen: Read, settings: DatabaseCluster) -> list[Refusal]:
+    if seen.unread or seen.positions or seen.present or seen.coming:
+        return []
+    return [
+        Refusal(
+            "recovery-no-data", f"tier {settings.tier}", "no machine holds data of a cluster", "one that does",
+            "There is nothing to recover: thems-jobs provision makes a new cluster.",
+        )
+    ]  # fmt: skip
+
+
+def _of_several_clusters(facts: Facts, seen: Read) -> list[Refusal]:
+    """All data is of one cluster; that of another one would be lost by joining."""
+    uuids = {place.name: place.uuid for place in seen.positions}
+    for name in seen.present | seen.coming:
+        member = databases.told(facts, name)
+        if member is not None and member.uuid:
+            uuids[name] = member.uuid
+    if len(set(uuids.values())) < 2:
+        return []
+    return [
+        Refusal(
+            "recovery-uuids-differ", "cluster", "; ".join(f"{name} {uuid}" for name, uuid in sorted(uuids.items())),
+            "one uuid on all machines",
+            "Somebody made a second cluster: find out which one the shop wrote to, and set the other's data aside.",
+        )
+    ]  # fmt: skip
+
+
+def _ahead(facts: Facts, seen: Read) -> list[Refusal]:
+    """Nobody who is to join has transactions that the cluster lacks: joining would drop them."""
+    members = [databases.told(facts, name) for name in seen.present]
+    newest = max((member.seqno for member in members if member and member.seqno is not None), default=None)
+    return [
+        Refusal(
+            "recovery-newer-data", place.name, f"its last transaction is {place.seqno}",
+            f"at most {newest}, the cluster's",
+            "The cluster was made of older data: stop it, and decide which to keep.",
+        )
+        for place in seen.positions
+        if newest is not None and place.seqno > newest
+    ]  # fmt: skip
+
+
+def _still_primary(seen: Read, confirmed: str) -> list[Refusal]:
+    """A cluster that is there is not made again. One that this command made already is gone on with."""
+    if confirmed and (confirmed in seen.present or (confirmed in seen.coming and not seen.present)):
+        return []
+    names = ", ".join(sorted(seen.present | seen.coming))
+    return [
+        Refusal(
+            "recovery-still-primary", names, "in a primary component: the cluster is there", "no member anywhere",
+            "Nothing is to be recovered: thems-jobs provision lets the others join. If this command made the cluster "
+            "and was ended, run it again with the same --bootstrap.",
+        )
+    ]  # fmt: skip
+
+
+def _not_confirmed(seen: Read, confirmed: str) -> list[Refusal]:
+    """A person has named the machine with the newest data."""
+    if not seen.positions or seen.unread or confirmed == seen.positions[0].name:
+        return []
+    first = seen.positions[0].name
+    return [
+        Refusal(
+            "recovery-not-confirmed", "--bootstrap", f"it names {confirmed or 'nobody'}; newest first: {seen.order}",
+            f"--bootstrap {first}, by a person who has seen this order",
+            f"If nobody has anything newer, confirm it by name: --bootstrap {first}",
+        )
+    ]  # fmt: skip
+
+
+# Steps
+
+
+def _bootstrap(platform: Platform, facts: Facts, seen: Read) -> list[Step]:
+    """Return the steps that make a cluster of the newest and let the others join it, one at a time."""
+    if not seen.positions:
+        return []
+    newest, *others = seen.positions
+    batch = f"{Action.FORBID_BOOTSTRAP} {facts.machines[newest.name].tier}"
+    names = sorted([*(place.name for place in others), *seen.empty], key=number_of)
+    bars = [Step(Action.FORBID_BOOTSTRAP, name, batch=batch) for name in names if not facts.machines[name].barred]
+    before = frozenset(step.key for step in bars)
+    made = Step(Action.BOOTSTRAP, newest.name, after=before, note=str(newest))
+    return _joins(platform, facts, seen, [*bars, made], frozenset({made.key}))
+
+
+def _joins(platform: Platform, facts: Facts, seen: Read, steps: list[Step], after: frozenset[str]) -> list[Step]:
+    """Given the steps before, return them with those by which each machine that is no member yet joins, one at a time:
+    who is on its way, then the newest."""
+    bootstrapped = {step.target for step in steps if step.action is Action.BOOTSTRAP}
+    names = [*sorted(seen.coming, key=number_of), *(place.name for place in seen.positions)]
+    names += sorted(seen.empty, key=number_of)
+    turns = list[Step]()
+    wait = Wait("it takes the cluster's data", 2.0, platform.timeouts.sync_s)
+    for name in names:
+        if name not in bootstrapped:
+            turns += [] if name in seen.coming else [Step(Action.JOIN, name)]
+            turns.append(Step(Action.AWAIT_SYNC, name, wait=wait))
+    linked = chain(turns, after)
+    last = frozenset({linked[-1].key}) if linked else after
+    checks = _checks_of_proxies(platform, facts, [*seen.present, *names], last)
+    return [*steps, *linked, *checks]
+
+
+def _checks_of_proxies(
+    platform: Platform, facts: Facts, names: list[str], after: frozenset[str] = frozenset()
+) -> list[Step]:
+    """Given machines, return a wait for each that is in a proxy's table, until every proxy finds it well itself."""
+    wait = Wait("the proxies check it themselves", 0.5, platform.timeouts.up_s)
+    serving = [facts.machines[name] for name in sorted(names, key=number_of)]
+    return [
+        Step(Action.AWAIT_UP, machine.name, after=after, wait=wait)
+        for machine in serving
+        if machine.phase is Phase.SERVING
+        and any(registrations(platform, facts, machine))
+        and not up(platform, facts, machine)
+    ]
+
+
+def _changes(facts: Facts, seen: Read, founded: bool) -> tuple[Change, ...]:
+    """Return what happens to each machine, newest first, with where it stands."""
+    found = list[Change]()
+    newest = seen.positions[0].seqno if seen.positions else 0
+    for number, place in enumerate(seen.positions):
+        equal = [other.name for other in seen.positions[1:] if other.seqno == newest]
+        behind = f"{newest - place.seqno:,} behind" if place.seqno < newest else "as new, a higher number"
+        first = "newest" + (f" as {', '.join(equal)}; the lowest number of them" if equal else "")
+        made = number == 0 and not founded
+        why = f"{place}" if founded else f"{place}, {first if made else behind}"
+        node = facts.machines[place.name].node
+        found.append(Change("bootstrap" if made else "join", place.name, node, why))
+    for name in sorted({*seen.coming, *seen.empty}, key=number_of):
+        why = "it is on its way" if name in seen.coming else "it holds no data yet"
+        found.append(Change("join", name, facts.machines[name].node, why))
+    return tuple(found)
+
+
+def silent(facts: Facts, tier: str) -> dict[str, Unknown]:
+    """Given a tier, return why each machine of it that cannot be asked cannot."""
+    return {
+        machine.name: Unknown(NOT_RUNNING)
+        for machine in facts.of_tier(tier)
+        if machine.exists and not machine.reachable
+    }
+
+
+def unasked(facts: Facts, tier: str) -> list[Machine]:
+    """Given a tier, return the machines that answer, but whose databases have told nothing in any way."""
+    return [
+        machine
+        for machine in facts.of_tier(tier)
+        if machine.exists
+        and machine.reachable
+        and machine.name not in facts.standings
+        and not isinstance(databases.told(facts, machine.name), Member)
+    ]
