@@ -60,7 +60,7 @@ def plan_view(plan: Plan, measured: Mapping[str, float], refusals: Sequence[Refu
         if step.target not in changed and step.target != "record" and step.action is not Action.CLAIM
     ]
     parts += [words(warning, "yellow") for warning in plan.warnings]
-    if plan.checks:
+    if plan.checks and (not plan.steps or any(check.ok is False for check in plan.checks)):  # else the gates say it
         parts.append(conditions_view(plan.checks))
     if plan.steps or refusals:
         parts.append(gates_view(gate_states(plan, refusals)))
@@ -161,7 +161,8 @@ def _conditions_table(subjects: Sequence[str], rows: Mapping[str, Mapping[str, C
         "-".join(name.split("-")[-2:]) if wide else name for name in subjects
     ]  # shop-db-7 is db-7 where it is narrow
     table = plain_table("condition", *map(phrases.plain, headings or ["measured"]), "required")
-    table.columns[0].no_wrap = True
+    for column in table.columns[: -1 if wide else 1]:
+        column.no_wrap = True
     for reference, row in rows.items():
         first = next(iter(row.values()))
         title = words(CONDITIONS.get(reference, reference))
@@ -208,7 +209,7 @@ def command(line: str) -> Text:
 def outcome_view(outcome: Outcome, plan_shown: bool = False) -> RenderableType:
     """Given an outcome, return what is worth reading, the line that matters last."""
     parts: list[RenderableType] = []
-    if outcome.plan.checks and not plan_shown:
+    if outcome.plan.checks and not plan_shown and not outcome.plan.steps:
         parts += [conditions_view(outcome.plan.checks), Text()]
     if outcome.refusals and not plan_shown:
         parts += [refusals_view(outcome.refusals), Text()]
