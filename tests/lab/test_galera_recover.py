@@ -126,7 +126,8 @@ def test_a_full_crash_is_recovered_by_name_and_without_losing_an_order(tier: Cra
     assert newest in refused["refusals"][0]["measured"]
     began = time.monotonic()
     run = tier.recover("--bootstrap", newest, "--yes", exit_code=0)
-    print(f"full-crash recovery of three members: {time.monotonic() - began:.1f} s; {len(orders.acknowledged)} orders")
+    took = time.monotonic() - began
+    print(f"full-crash recovery of three members: {took:.1f} s; {len(orders.acknowledged)} orders\n{run.said}")
     done = [key for key in run.steps if key[0] in ("forbid-bootstrap", "bootstrap", "join", "await-sync")]
     others = [name for name in names if name != newest]
     assert sorted(done[:2]) == [("forbid-bootstrap", name) for name in others], done

@@ -34,14 +34,17 @@ GATES: Mapping[str, tuple[str, frozenset[Action]]] = {
     "addresses-used-up": ("there are addresses left", _MAKE),
     "template-missing": ("the template exists", _TEMPLATE),
     "template-too-old": ("the template is fresh enough", _TEMPLATE),
+    "image-missing": ("there is an image to build from", frozenset({Action.CREATE})),
+}
+# Asked by galera-recover alone.
+OF_RECOVERY: Mapping[str, tuple[str, frozenset[Action]]] = {
     "recovery-unreadable": ("every database machine can be read", _RECOVERY),
     "recovery-uuids-differ": ("all have data of one cluster", _RECOVERY),
     "recovery-newer-data": ("nobody is ahead of the cluster", _RECOVERY),
     "recovery-still-primary": ("no cluster is there any more", _RECOVERY),
     "recovery-not-confirmed": ("a person named the machine", _RECOVERY),
-    "image-missing": ("there is an image to build from", frozenset({Action.CREATE})),
 }
-KNOWN = GATES.keys() | CONDITIONS.keys()
+KNOWN = GATES.keys() | CONDITIONS.keys() | OF_RECOVERY.keys()
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def gate_states(plan: Plan, refusals: Sequence[Refusal]) -> list[GateState]:
     gates = dict(GATES)
     if plan.checks:
         gates |= {name: (title, frozenset()) for name, title in CONDITIONS.items() if name not in GATES}
+    if actions & _RECOVERY or by_reference.keys() & OF_RECOVERY.keys():
+        gates |= OF_RECOVERY
     states = []
     for reference, (title, asking) in gates.items():
         mine = tuple(by_reference.pop(reference, ()))

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from thems_jobs.core import databases, galera, gates
 from thems_jobs.core.facts import Facts, Machine, Member, Phase, Standing, Unknown, number_of
-from thems_jobs.core.machine import registrations, up
 from thems_jobs.core.plan import Action, Change, Plan, Refusal, Step, Wait, chain
 from thems_jobs.core.platform import DatabaseCluster, Platform
 
@@ -60,7 +59,7 @@ def plan(platform: Platform, facts: Facts, confirmed: str) -> Plan:
     founded = bool(seen.present or seen.coming)
     if founded:
         refusals += _ahead(facts, seen) + _still_primary(seen, confirmed)
-        steps = _joins(platform, facts, seen, [], frozenset())
+        steps = _joins(platform, seen, [], frozenset())
     else:
         refusals += _not_confirmed(seen, confirmed)
         steps = _bootstrap(platform, facts, seen)
@@ -69,10 +68,12 @@ def plan(platform: Platform, facts: Facts, confirmed: str) -> Plan:
 
 
 def _recovered(platform: Platform, facts: Facts, settings: DatabaseCluster) -> Plan:
-    """Given that all are members, return what is left: the proxies' own checks, then the conditions of a sound one."""
-    steps = _checks_of_proxies(platform, facts, [machine.name for machine in facts.of_tier(settings.tier)])
-    if steps or facts.databases is None:
-        return Plan(tuple(steps))
+    """Given that all are members, return the conditions of a sound cluster: they decide how a recovery ends.
+
+    The proxies take a moment to see a member that has just joined: a run waits for its gates.
+    """
+    if facts.databases is None:
+        return Plan()
     asked = galera.Asked(target=platform.tiers[settings.tier].baseline)
     passed = {("galera-placement", name) for name in facts.databases.members}
     checks = galera.conditions(settings, facts.databases, asked, passed)
@@ -94,7 +95,7 @@ def read(platform: Platform, facts: Facts) -> Read:
     for machine in machines:
         if machine.name in present | coming:
             continue
-        stands = _where(facts, machine)
+        stands = _where(facts, machine, founded=bool(present or coming))
         if isinstance(stands, Position):
             positions.append(stands)
         elif stands:
@@ -113,10 +114,11 @@ def _is_primary(facts: Facts, name: str) -> bool:
     return isinstance(standing, Standing) and standing.running and standing.view != "none"
 
 
-def _where(facts: Facts, machine: Machine) -> Position | str:
+def _where(facts: Facts, machine: Machine, founded: bool) -> Position | str:
     """Given a machine that is no member, return its last transaction, why that is not known, or "": it holds nothing.
 
-    One that serves has held data: if it says that it has none, its data is damaged, and nobody knows how new it is.
+    One that serves has held data: if it says that it has none, a copy was broken off, and nobody knows how new it is.
+    Once the cluster is made (`founded`) that matters no more.
     """
     if databases.told(facts, machine.name) is not None:
         return "its database runs without a majority"
@@ -127,7 +129,7 @@ def _where(facts: Facts, machine: Machine) -> Position | str:
         return WAITING
     if standing.uuid != databases.NEW and standing.seqno >= 0:
         return Position(machine.name, standing.uuid, standing.seqno)
-    if standing.uuid == databases.NEW and machine.phase is Phase.BUILDING:
+    if standing.uuid == databases.NEW and (founded or machine.phase is Phase.BUILDING):
         return ""
     return f"its data does not tell a last transaction ({standing.uuid}:{standing.seqno})"
 
@@ -231,10 +233,10 @@ def _bootstrap(platform: Platform, facts: Facts, seen: Read) -> list[Step]:
     bars = [Step(Action.FORBID_BOOTSTRAP, name, batch=batch) for name in names if not facts.machines[name].barred]
     before = frozenset(step.key for step in bars)
     made = Step(Action.BOOTSTRAP, newest.name, after=before, note=str(newest))
-    return _joins(platform, facts, seen, [*bars, made], frozenset({made.key}))
+    return _joins(platform, seen, [*bars, made], frozenset({made.key}))
 
 
-def _joins(platform: Platform, facts: Facts, seen: Read, steps: list[Step], after: frozenset[str]) -> list[Step]:
+def _joins(platform: Platform, seen: Read, steps: list[Step], after: frozenset[str]) -> list[Step]:
     """Given the steps before, return them with those by which each machine that is no member yet joins, one at a time:
     who is on its way, then the newest."""
     bootstrapped = {step.target for step in steps if step.action is Action.BOOTSTRAP}
@@ -246,25 +248,7 @@ def _joins(platform: Platform, facts: Facts, seen: Read, steps: list[Step], afte
         if name not in bootstrapped:
             turns += [] if name in seen.coming else [Step(Action.JOIN, name)]
             turns.append(Step(Action.AWAIT_SYNC, name, wait=wait))
-    linked = chain(turns, after)
-    last = frozenset({linked[-1].key}) if linked else after
-    checks = _checks_of_proxies(platform, facts, [*seen.present, *names], last)
-    return [*steps, *linked, *checks]
-
-
-def _checks_of_proxies(
-    platform: Platform, facts: Facts, names: list[str], after: frozenset[str] = frozenset()
-) -> list[Step]:
-    """Given machines, return a wait for each that is in a proxy's table, until every proxy finds it well itself."""
-    wait = Wait("the proxies check it themselves", 0.5, platform.timeouts.up_s)
-    serving = [facts.machines[name] for name in sorted(names, key=number_of)]
-    return [
-        Step(Action.AWAIT_UP, machine.name, after=after, wait=wait)
-        for machine in serving
-        if machine.phase is Phase.SERVING
-        and any(registrations(platform, facts, machine))
-        and not up(platform, facts, machine)
-    ]
+    return [*steps, *chain(turns, after)]
 
 
 def _changes(facts: Facts, seen: Read, founded: bool) -> tuple[Change, ...]:
