@@ -476,7 +476,7 @@ def _preview(job: "Job", wish: "Wish", clock: "SystemClock") -> "Outcome":
         command=wish.command, platform=job.platform.name, started_by=wish.started_by, started_at=started_at,
         ended_at=clock.now(), exit=ending[0], message=ending[1],
         next=wish.approved_command(plan.digest) if plan.steps and not refusals else "", plan=plan,
-        measured=facts.known_record.seconds, refusals=refusals, warnings=plan.warnings, before=rows, after=rows,
+        measured=facts.seconds, refusals=refusals, warnings=plan.warnings, before=rows, after=rows,
     )  # fmt: skip
     if not wish.as_json:
         console = _console(sys.stdout)

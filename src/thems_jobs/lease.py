@@ -11,6 +11,7 @@ from thems_jobs.errors import LeaseLost, ThemsError
 log = logging.getLogger(__name__)
 
 MARGIN_S = 5.0  # a lease that ends sooner than this is no longer relied on
+RETRY_S = 2.0  # between attempts to renew it: the record's node may be away, and asking faster brings it back no sooner
 
 
 @dataclass
@@ -24,6 +25,7 @@ class HeldLease:
     lease_s: float
     is_over: Callable[[str], bool]  # whether the run of a token is certainly dead
     until: float = 0.0
+    tried_at: float = 0.0  # when it was last tried to renew it
     found: Record | None = None  # the record as it was when the lease was taken
     record: Record | None = None  # and as it was written then
     lost: ThemsError | None = None
@@ -52,6 +54,11 @@ class HeldLease:
             self.until, self.record = record.lease.until, record
         return others[0] if others else None
 
+    @property
+    def renew_at(self) -> float:
+        """When the lease is renewed next: half of it is over, and the last attempt is a moment ago."""
+        return max(self.until - self.lease_s / 2, self.tried_at + RETRY_S)
+
     def forget_the_dead(self, is_finished: Callable[[Approved], bool]) -> None:
         """Take out of the record what a run left that died when all was done: its lease, and its finished approval."""
 
@@ -69,8 +76,9 @@ class HeldLease:
     def keep(self) -> None:
         """Renew the lease when half of it is over. Once it is lost, `lost` says so and nothing may be started."""
         now = self.clock.now()
-        if self.lost or self.until - now > self.lease_s / 2:
+        if self.lost or now < self.renew_at:
             return
+        self.tried_at = now
 
         def change(record: Record) -> Record:
             if not record.lease or record.lease.token != self.token:

@@ -84,7 +84,7 @@ def run(job: Job, clock: Clock, options: Options, on_step: Callable[[StepRun], N
         plan, before = preview(job)
     except ThemsError as error:
         return _outcome(state, started_at, Plan(), None, None, _refused(error))
-    state.before, state.measured = before, before.known_record.seconds
+    state.before, state.measured = before, before.seconds
     try:
         ending = _refusal_before(state, plan, before) or _apply(state, plan, before)
     except ThemsError as error:
@@ -337,8 +337,9 @@ def _look_again(state: _Run, facts: Facts, waits: list[Step], later: list[float]
     """Wait until something ends or is due, take in what was learned, and look at what was touched."""
     now = state.clock.now()
     polls = [step.wait.poll_s for step in waits if step.wait] + [at - now for at in later]
-    polls += [CLOSED_POLL_S] if state.closed_since else []
-    renewal = state.lease.until - state.lease.lease_s / 2 - now
+    if state.closed_since:  # everything is looked at then, so not more often than that
+        polls = [max(CLOSED_POLL_S, poll) for poll in (CLOSED_POLL_S, *polls)]
+    renewal = state.lease.renew_at - now
     state.clock.wait(list(state.calls), max(0.05, min([*polls, renewal, 5.0])))
     touched, record = set[str](), None
     machines = dict(facts.machines)

@@ -29,7 +29,7 @@ class Watch:
 
     def approve(self, plan: Plan, facts: Facts) -> bool:
         """Given the plan, show it, and return whether it may be done."""
-        measured = facts.known_record.seconds
+        measured = facts.seconds
         return self._agreed(plan, display.plan_view(plan, measured, plan.refusals), measured)
 
     def approve_jobs(self, sync: Sync) -> bool:

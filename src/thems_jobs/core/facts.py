@@ -276,6 +276,7 @@ class Facts:
     polled_at: float = 0.0  # when the cluster's tasks were last asked for
     listed_at: float = 0.0  # when the list of all VMs was last asked whether machines that boot still run
     roles: Mapping[str, str] = field(default_factory=dict)  # tier: digest of the configuration it should have
+    history: Mapping[str, float] = field(default_factory=dict)  # seconds by action, of the cluster's latest tasks
     databases: Cluster | None = None  # None: not asked, or none of ours
     standings: Mapping[str, Standing | Unknown] = field(default_factory=dict)  # of databases silent by SQL
 
@@ -283,6 +284,11 @@ class Facts:
     def known_record(self) -> Record:
         """The record, empty where it could not be read: a gate refuses then, so nothing rests on its emptiness."""
         return Record() if isinstance(self.record, Unknown) else self.record
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """How long actions take here: as our own runs measured, or else as the cluster's own history tells."""
+        return {**self.history, **self.known_record.seconds}
 
     def of_tier(self, tier: str) -> list[Machine]:
         """Given a tier, return our machines of it, lowest number first."""

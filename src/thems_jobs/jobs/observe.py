@@ -5,6 +5,7 @@ A request costs a cluster something, so tasks are asked for all machines at once
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from statistics import fmean
 
 from thems_jobs.clients.proxmox import Resources, Task, VmRow
 from thems_jobs.core import databases
@@ -33,6 +34,9 @@ from thems_jobs.jobs.images import newest_template
 TASKS_POLL_S = 2.0  # at most so often are the cluster's tasks asked for when one should be over
 TASKS_IDLE_POLL_S = 10.0  # and so often when none can be over yet
 CLONE_SHOWS_S = 10.0  # after so long a clone that was asked for is among the cluster's tasks, if it ever will be
+TASKS = {  # what our waits wait for, by the kind of task in Proxmox
+    "qmclone": Action.AWAIT_CLONE, "qmshutdown": Action.AWAIT_STOP, "qmdestroy": Action.AWAIT_DESTROY,
+}  # fmt: skip
 FOR_OTHERS = (Action.AWAIT_SYNC, Action.AWAIT_UP, Action.AWAIT_DRAIN)  # waits for what others tell
 KNOCK_S = 0.5  # for a machine that boots to take our connection; it is asked again, and others wait meanwhile
 
@@ -97,8 +101,18 @@ def _everything(platform: Platform, clients: Clients, before: Facts | None) -> F
         taken_addresses=before.taken_addresses if before else taken,
         quorate=quorate,
         roles=clients.roles,
+        history=before.history if before else _history(proxmox.tasks()),
     )
     return _ask_balancers(platform, clients, look_at_databases(platform, clients, facts))
+
+
+def _history(tasks: Iterable[Task]) -> dict[str, float]:
+    """Given the cluster's latest tasks, return how many seconds those took, on average, that our waits are for."""
+    seconds: dict[str, list[float]] = {}
+    for task in tasks:
+        if task.kind in TASKS and task.ended_at is not None and not task.error:
+            seconds.setdefault(TASKS[task.kind], []).append(task.ended_at - task.started_at)
+    return {action: fmean(values) for action, values in seconds.items()}
 
 
 def _record(clients: Clients) -> Record | Unknown:
@@ -219,7 +233,7 @@ def _why_lost(platform: Platform, facts: Facts, machine: Machine, tasks: Iterabl
 def _tasks_due(facts: Facts, waited: Mapping[str, Action]) -> bool:
     """True if a task that is waited for can be over by now, going by how long it takes as a rule."""
     since = facts.at - facts.polled_at
-    seconds = facts.known_record.seconds
+    seconds = facts.seconds
     for name, action in waited.items():
         machine = facts.machines.get(name)
         if machine is None:

@@ -20,7 +20,6 @@ from thems_jobs.errors import EffectFailed, Refused, Transient
 
 RECORD_ATTEMPTS = 5  # compare-and-swap rounds; of several writers one wins in each
 RECORD_PAUSE = wait_random(0, 0.3)
-HISTORY = 20  # finished tasks of one kind to learn durations from
 
 _GONE = re.compile(r"Configuration file '[^']*' does not exist|unable to find configuration file for VM")
 _NO_AGENT = re.compile(r"guest agent|VM \d+ is not running")
@@ -95,11 +94,6 @@ class Proxmox:
 
     def _task_status(self, node: str, upid: str) -> Mapping[str, Any]:
         return dict(self._read(f"nodes/{node}/tasks/{upid}/status"))
-
-    def durations(self, node: str, kind: str) -> list[float]:
-        """Given a node and a task kind such as qmclone, return the seconds of its latest successful tasks."""
-        rows = self._read(f"nodes/{node}/tasks", typefilter=kind, statusfilter="ok", limit=HISTORY)
-        return [float(row["endtime"]) - float(row["starttime"]) for row in rows if "endtime" in row]
 
     def config(self, node: str, vmid: int) -> VmConfig | None:
         """Given where a VM is, return its configuration with pending changes, or None if it is not there."""
