@@ -1,61 +1,21 @@
 """The database tier by the command line, while a shop writes orders: an event that takes web and database, and back."""
 
-import json
 from collections.abc import Iterator
 
 import pytest
+from database_shop import DatabaseShop
 from inside import network_of
 from orders import connect, writing
-from shop import Run, Shop, later
+from shop import later
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-class DatabaseShop(Shop):
-    """A shop whose platform has a database cluster of its own."""
-
-    def do(self, *arguments: str, exit_code: int = 0) -> Run:
-        """Run a command on this platform to its end."""
-        return self.run(*arguments, platform=self.layout.database_platform, exit_code=exit_code)
-
-    def members(self) -> list[str]:
-        """Return the database machines that serve, by the tags in Proxmox."""
-        return [vm.name for vm in self.tier("db") if "phase-serving" in vm.tags]
-
-    def health(self) -> dict[str, object]:
-        """Return what galera-health reports; it must find nothing wrong."""
-        run = self.do("galera-health", "--json")
-        report: dict[str, object] = json.loads(run.output)
-        return report
-
-    def remove_database(self) -> None:
-        """Remove the tiers that the other tests' platform does not know."""
-        for vm in [*self.tier("db"), *self.tier("proxy")]:
-            path = f"/nodes/{vm.node}/qemu/{vm.vmid}"
-            self.client.call("PUT", f"{path}/config", protection=0)
-            self.client.finish(self.client.call("POST", f"{path}/status/stop"))
-            self.client.finish(self.client.call("DELETE", f"{path}?purge=1"))
-
-
-@pytest.fixture(scope="module")
-def made(provisioned: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseShop]:
-    """Proxies and a cluster that was made from nothing, beside the balancers and web machines of the other tests."""
-    shop = DatabaseShop(provisioned.layout, provisioned.client, tmp_path_factory.mktemp("database-shop"))
-    for tier in ("db", "proxy"):
-        shop.do("template", "build", tier, "--yes")
-    try:
-        run = shop.do("provision", "--yes")
-        assert ("bootstrap", "shop-db-1") in run.steps
-        yield shop
-    finally:
-        shop.remove_database()
-
-
 @pytest.fixture
-def shop(made: DatabaseShop) -> Iterator[DatabaseShop]:
-    with network_of(made.layout.netns):
-        yield made
-    made.end_runs()
+def shop(database_shop: DatabaseShop) -> Iterator[DatabaseShop]:
+    with network_of(database_shop.layout.netns):
+        yield database_shop
+    database_shop.end_runs()
 
 
 def test_a_cluster_made_from_nothing_is_well(shop: DatabaseShop) -> None:

@@ -1,25 +1,24 @@
 """All three members lose power while orders are written; the command line makes one cluster of them again."""
 
 import json
-import os
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-from database_cluster import DatabaseCluster, Orders
+from database_cluster import DatabaseCluster
+from database_shop import DatabaseShop
 from inside import network_of
-from real_lab import Lab, Machine, connect
+from orders import Orders
+from real_lab import Lab, Machine
 from shop import Run, Shop
 
 from thems_jobs.clients.ansible import Ansible
 from thems_jobs.clients.ssh import Ssh
 from thems_jobs.lab.hypervisor import HOST_KEY_PATH
-from thems_jobs.lab.layout import LabLayout
 from waiting import eventually
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
@@ -85,19 +84,10 @@ class Crashing:
 
 
 @pytest.fixture(scope="module")
-def tier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crashing]:
-    """Three members and two proxies, provisioned. THEMS_TEST_LAB names the folder of a lab that has them already."""
-    folder = tmp_path_factory.mktemp("recover")
-    if up := os.environ.get("THEMS_TEST_LAB"):
-        layout = LabLayout(Path(up))
-        lab = Lab(layout, connect(layout))
-        shop = Shop(layout, lab.client, folder)
-    else:
-        lab = request.getfixturevalue("lab")
-        shop = Shop(lab.layout, lab.client, folder)
-        for name in ("proxy", "db"):
-            shop.run("template", "build", name, "--yes", platform=lab.layout.database_platform)
-        shop.run("provision", "proxy", "db", "--yes", platform=lab.layout.database_platform)
+def tier(database_shop: DatabaseShop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crashing]:
+    """Three members and two proxies, provisioned."""
+    folder, shop = tmp_path_factory.mktemp("recover"), database_shop
+    lab = Lab(shop.layout, shop.client)
     ssh = Ssh("thems", lab.layout.ssh_key, folder)
     keys = dict[str, str]()
     members = list[Machine]()
