@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pymysql
+from inside import network_of
 
 from thems_jobs.lab.layout import LabLayout
 from waiting import eventually
@@ -31,10 +32,11 @@ def connect(layout: LabLayout, address: str = ADDRESS, user: str = "shop") -> "p
     tls: dict[str, Any] = {
         "ssl_ca": str(layout.database_authority), "ssl_verify_cert": True, "ssl_verify_identity": False,
     }  # fmt: skip
-    return pymysql.connect(
-        host=address, user=user, password=password.read_text().strip(), database="shop",
-        connect_timeout=3, read_timeout=10, write_timeout=10, autocommit=True, **tls,
-    )  # fmt: skip
+    with network_of(layout.netns):
+        return pymysql.connect(
+            host=address, user=user, password=password.read_text().strip(), database="shop",
+            connect_timeout=3, read_timeout=10, write_timeout=10, autocommit=True, **tls,
+        )  # fmt: skip
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 from database_shop import DatabaseShop
-from inside import network_of
 from orders import connect, writing
 from shop import later
 
@@ -13,8 +12,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(900)]
 
 @pytest.fixture
 def shop(database_shop: DatabaseShop) -> Iterator[DatabaseShop]:
-    with network_of(database_shop.layout.netns):
-        yield database_shop
+    yield database_shop
     database_shop.end_runs()
 
 
