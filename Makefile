@@ -38,9 +38,16 @@ golden: venv-dev ## write the golden XML of Jenkins' jobs anew, after you have l
 test-simulation: venv-dev ## planner and runner in a model world with faults and kills, two minutes
 	$(PYTEST) -q tests/simulation
 
+# The command line on a whole database tier takes a quarter of an hour more than `make test` has.
+REHEARSALS := tests/lab/test_database_tier.py tests/lab/test_galera_recover.py
+
 test-lab: venv-dev ## real machines (root)
-	@if [ "$$(id -u)" = 0 ]; then $(PYTEST) -q --durations=15 tests/lab; \
+	@if [ "$$(id -u)" = 0 ]; then $(PYTEST) -q --durations=15 tests/lab $(addprefix --ignore=,$(REHEARSALS)); \
 	else echo "NOT RUN: tests/lab makes real machines and needs root; run: sudo make test-lab"; fi
+	@echo "NOT RUN: events, replacement and recovery of a whole database tier; run: sudo make test-rehearsals"
+
+test-rehearsals: venv-dev ## events, replacement and recovery of a whole database tier (root, 15 min)
+	$(PYTEST) -q -s --durations=15 $(REHEARSALS)
 
 test-kill: venv-dev ## kill a run at every step boundary on lab machines, and run it again (root, long)
 	THEMS_KILL_ALL=1 $(PYTEST) -q tests/lab/test_kill.py --timeout 7200
@@ -75,4 +82,4 @@ clean: ## take the lab down and remove what was made here
 	-.venv/bin/thems-jobs lab down --purge
 	rm -rf .venv .cache .reports dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo test check golden test-fast test-clients test-groovy test-simulation test-lab test-kill test-jenkins simulate bench packages packages-dev venv venv-dev package clean
+.PHONY: help demo test check golden test-fast test-clients test-groovy test-simulation test-lab test-rehearsals test-kill test-jenkins simulate bench packages packages-dev venv venv-dev package clean
