@@ -38,15 +38,16 @@ golden: venv-dev ## write the golden XML of Jenkins' jobs anew, after you have l
 test-simulation: venv-dev ## planner and runner in a model world with faults and kills, two minutes
 	$(PYTEST) -q tests/simulation
 
-# The command line on a whole database tier takes a quarter of an hour more than `make test` has.
-REHEARSALS := tests/lab/test_database_tier.py tests/lab/test_galera_recover.py
+# Seen passing one by one and together, but not yet twice in a row: they are not part of `make test` until they are.
+REHEARSALS := tests/lab/test_database_roles.py tests/lab/test_database_tier.py tests/lab/test_faults.py \
+	tests/lab/test_galera_recover.py tests/lab/test_roles.py
 
 test-lab: venv-dev ## real machines (root)
 	@if [ "$$(id -u)" = 0 ]; then $(PYTEST) -q --durations=15 tests/lab $(addprefix --ignore=,$(REHEARSALS)); \
 	else echo "NOT RUN: tests/lab makes real machines and needs root; run: sudo make test-lab"; fi
-	@echo "NOT RUN: events, replacement and recovery of a whole database tier; run: sudo make test-rehearsals"
+	@echo "NOT RUN: rehearsals of faults, of roles and of the database tier; run: sudo make test-rehearsals"
 
-test-rehearsals: venv-dev ## events, replacement and recovery of a whole database tier (root, 15 min)
+test-rehearsals: venv-dev ## faults, roles, and a whole database tier on real machines (root, 40 min)
 	$(PYTEST) -q -s --durations=15 $(REHEARSALS)
 
 test-kill: venv-dev ## kill a run at every step boundary on lab machines, and run it again (root, long)
