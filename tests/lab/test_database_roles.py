@@ -14,7 +14,7 @@ from shop import Shop
 from thems_jobs.lab import faults
 from waiting import eventually
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SUSPECTED_S = 5  # Galera waits so long for a member that is silent (evs.suspect_timeout)
 NOTICED_S = 20

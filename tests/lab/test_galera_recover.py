@@ -21,7 +21,7 @@ from thems_jobs.clients.ssh import Ssh
 from thems_jobs.lab.hypervisor import HOST_KEY_PATH
 from waiting import eventually
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(900)]
 
 GIVES_UP_S = 120  # a database that boots waits half a minute for others, and then reads its log
 
