@@ -48,8 +48,10 @@ def world_pid(layout: LabLayout) -> int:
 
 def lab_processes(layout: LabLayout) -> list[int]:
     """Return the processes in the lab's control groups, and the one above them."""
-    group = find_trees().unified / layout.group
-    inside = [int(pid) for file in group.glob("**/cgroup.procs") for pid in file.read_text().split()]
+    inside = list[int]()
+    for folder, _, _ in os.walk(find_trees().unified / layout.group):  # a machine that boots makes and removes groups
+        with suppress(OSError):
+            inside += [int(pid) for pid in (Path(folder) / "cgroup.procs").read_text().split()]
     return [*inside, world_pid(layout)]
 
 
