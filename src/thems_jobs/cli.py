@@ -402,6 +402,17 @@ def _clients(platform: "Platform") -> "Iterator[tuple[Clients, SystemClock]]":
 
 
 @contextmanager
+def _on_signals(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Let this handle being asked to stop, for a while."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+@contextmanager
 def _stopping_gently(clock: "SystemClock") -> Iterator[None]:
     """Let a signal ask the clock to stop, so that a run can end well; a second Ctrl-C ends us at once."""
 
@@ -410,12 +421,8 @@ def _stopping_gently(clock: "SystemClock") -> Iterator[None]:
             sys.exit(ABORTED)
         clock.stop()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with _on_signals(stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _carry_out(
@@ -559,12 +566,8 @@ def _interrupting(clock: "SystemClock") -> Iterator[None]:
         clock.stop()
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with _on_signals(stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _make_report_dir(folder: Path) -> None:

@@ -123,8 +123,8 @@ def _founding(steps: Sequence[Step], founder: str) -> list[Step]:
     ]  # fmt: skip
 
 
-def closed(platform: Platform, facts: Facts, steps: Sequence[Step], target: int | None) -> list[Refusal]:
-    """Given the steps on the database's two tiers and its target, return every reason not to take them."""
+def closed(platform: Platform, facts: Facts, steps: Sequence[Step], found: Sequence[Condition]) -> list[Refusal]:
+    """Given the steps on the database's two tiers and what `checks` found, return every reason not to take them."""
     settings, cluster = settings_of(platform), facts.databases
     if settings is None or not steps:
         return []
@@ -132,7 +132,7 @@ def closed(platform: Platform, facts: Facts, steps: Sequence[Step], target: int 
         return [Refusal("database-unreachable", f"tier {settings.tier}", "not asked", "an answer from every member",
                         "Run the command again; if that does not help, report it.")]  # fmt: skip
     down = _nobody_left(platform, facts, settings) if not _staying(cluster, steps) else []
-    return down + list(galera.refusals(checks(platform, facts, steps, target)))
+    return down + list(galera.refusals(found))
 
 
 def _staying(cluster: Cluster, steps: Sequence[Step]) -> dict[str, Member | Unknown]:
@@ -141,8 +141,10 @@ def _staying(cluster: Cluster, steps: Sequence[Step]) -> dict[str, Member | Unkn
     return {name: answer for name, answer in cluster.members.items() if name not in coming}
 
 
-def checks(platform: Platform, facts: Facts, steps: Sequence[Step], target: int | None) -> tuple[Condition, ...]:
-    """Given the steps on the database's two tiers, return the conditions under which they may be taken.
+def checks(
+    platform: Platform, facts: Facts, steps: Sequence[Step], targets: Mapping[str, int]
+) -> tuple[Condition, ...]:
+    """Given the steps on the database's two tiers and targets by tier, return what must hold for them to be taken.
 
     Members that the plan brings back, and proxies that it makes or removes, are not held against it.
     """
@@ -150,14 +152,13 @@ def checks(platform: Platform, facts: Facts, steps: Sequence[Step], target: int 
     if settings is None or cluster is None or not steps:
         return ()
     touched = {step.target for step in steps if step.action is not Action.RETIRE}
-    coming = {step.target for step in steps if step.action in BRINGS_BACK}
     members = _staying(cluster, steps)
     if not members:
         return ()
     proxies = {name: answer for name, answer in cluster.proxies.items() if name not in touched}
-    moving = tuple(sorted({*cluster.moving, *(name for name in cluster.members if name in coming)}))
+    moving = tuple(sorted({*cluster.moving, *(cluster.members.keys() - members.keys())}))
     seen = replace(cluster, members=members, proxies=proxies, expected=len(members), moving=moving)
-    asked = galera.Asked(target=target or platform.tiers[settings.tier].baseline)
+    asked = galera.Asked(target=targets.get(settings.tier) or platform.tiers[settings.tier].baseline)
     allow = (
         {(reference, name) for reference in WHILE_JOINING for name in members} if _one_joins(facts, settings) else ()
     )

@@ -50,7 +50,8 @@ def plan_tiers(
     steps = [*(step for part in parts.values() for step in part.steps), *strays]
     steps = sorted(_database_first(platform, steps), key=lambda s: s.action is not Action.RESTORE)
     refusals = [refusal for part in parts.values() for refusal in part.refusals]
-    refusals += gates.closed(platform, facts, steps, targets)
+    checks = databases.checks(platform, facts, databases.of_database(platform, steps), targets)
+    refusals += gates.closed(platform, facts, steps, checks)
     if any(refusal.reference == "no-balancer" for refusal in refusals):
         steps = [step for step in steps if step.action is not Action.RESTORE]
     new = [step.target for step in steps if step.action is Action.CLONE]
@@ -63,13 +64,7 @@ def plan_tiers(
         steps.append(Step(Action.SETTLE, "record", after=everything))
     slots = {clone_slot(platform, name): platform.proxmox.clones_per_storage for name in platform.tiers}
     changes = tuple(change for part in parts.values() for change in part.changes)
-    checks = databases.checks(platform, facts, databases.of_database(platform, steps), _target(platform, targets))
     return Plan(tuple(steps), tuple(refusals), changes, slots, warnings=_remains(facts), checks=checks)
-
-
-def _target(platform: Platform, targets: Mapping[str, int]) -> int | None:
-    settings = databases.settings_of(platform)
-    return targets.get(settings.tier) if settings else None
 
 
 def _remains(facts: Facts) -> tuple[str, ...]:

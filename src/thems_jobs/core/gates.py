@@ -1,21 +1,21 @@
 """Gates: facts in, refusals out. All that are closed are reported, and a missing fact closes its gate."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 from thems_jobs.core import databases
 from thems_jobs.core.capacity import serves, storage_left_mib
 from thems_jobs.core.facts import Balancer, Facts, Machine, Unknown
 from thems_jobs.core.identity import choose_vmids, tier_of
-from thems_jobs.core.plan import Action, Refusal, Step
+from thems_jobs.core.plan import Action, Condition, Refusal, Step
 from thems_jobs.core.platform import Platform, Tier
 from thems_jobs.core.record import Lease
 
 DAY_S = 86400
 
 
-def closed(platform: Platform, facts: Facts, steps: Sequence[Step], targets: Mapping[str, int]) -> list[Refusal]:
-    """Given the steps of a plan and its targets by tier, return every gate of the platform that is closed to them.
+def closed(platform: Platform, facts: Facts, steps: Sequence[Step], checks: Sequence[Condition]) -> list[Refusal]:
+    """Given the steps of a plan and the database's conditions, return every gate of the platform that is closed.
 
     Steps that give capacity back pass all gates but the one without which they can do nothing: a balancer.
     """
@@ -30,9 +30,7 @@ def closed(platform: Platform, facts: Facts, steps: Sequence[Step], targets: Map
     for name in sorted({tiers[machine] or "" for machine in made}):
         refusals += template(name, platform.tiers[name], facts)
     refusals += storages(platform, facts, made)
-    if settings := databases.settings_of(platform):
-        mine = databases.of_database(platform, steps)
-        refusals += databases.closed(platform, facts, mine, targets.get(settings.tier))
+    refusals += databases.closed(platform, facts, databases.of_database(platform, steps), checks)
     if any(step.action is not Action.RESTORE for step in web):
         refusals += balancers(platform, facts, {step.target for step in touched})
         refusals += database_connections(platform, facts, made)

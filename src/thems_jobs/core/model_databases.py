@@ -3,15 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from thems_jobs.core.databases import is_database, is_proxy, regrouped
+from thems_jobs.core.databases import is_database, is_proxy, regrouped, settings_of
 from thems_jobs.core.facts import Backend, Facts, Member, Proxy, Unknown
+from thems_jobs.core.galera import PERCONA_IN_SERVICE, SYNCED
 from thems_jobs.core.identity import address_of, tier_of
 from thems_jobs.core.plan import Action, Step
 from thems_jobs.core.platform import Platform
 
-SYNCED = 4
-IN_SERVICE = {"wsrep_reject_queries": "NONE", "wsrep_desync": "OFF", "wsrep_sst_donor_rejects_queries": "OFF",
-              "pxc_maint_mode": "DISABLED"}  # fmt: skip
 NOT_STARTED = Unknown("it was not started")
 
 Answers = Mapping[str, Member | Unknown]
@@ -59,8 +57,8 @@ def _synced(index: int) -> Member:
     """Return a member as a healthy one tells of itself."""
     return Member(
         status="Primary", uuid="11111111-2222-3333-4444-555555555555", view=1, size=1, index=index, state=SYNCED,
-        connected=True, ready=True, switches=IN_SERVICE, receive_queue=0.0, flow_control_ratio=0.0, busy=(), seqno=1,
-        gcache_downto=1, gcache_bytes=1 << 27, write_bytes_s=0.0, data_bytes=1 << 20, connections=0,
+        connected=True, ready=True, switches=PERCONA_IN_SERVICE, receive_queue=0.0, flow_control_ratio=0.0, busy=(),
+        seqno=1, gcache_downto=1, gcache_bytes=1 << 27, write_bytes_s=0.0, data_bytes=1 << 20, connections=0,
     )  # fmt: skip
 
 
@@ -99,7 +97,7 @@ def _with_writers(proxies: Proxies) -> Proxies:
 
 def _of_proxy(platform: Platform, proxies: Proxies, step: Step) -> Proxies:
     """A proxy that serves has its peers' table; of one that leaves, a peer takes over the address."""
-    name, settings = step.target, platform.database.cluster if platform.database else None
+    name, settings = step.target, settings_of(platform)
     address = settings.address if settings else ""
     others = {other: proxy for other, proxy in proxies.items() if other != name}
     if step.action is Action.SERVE and not isinstance(proxies.get(name), Proxy):

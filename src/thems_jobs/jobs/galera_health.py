@@ -5,6 +5,7 @@ from functools import partial
 
 from thems_jobs import phrases
 from thems_jobs.core import galera
+from thems_jobs.core.databases import settings_of
 from thems_jobs.core.facts import Facts
 from thems_jobs.core.identity import tier_of
 from thems_jobs.core.job import Job
@@ -33,7 +34,7 @@ class Parameters:
 
 def mistakes(platform: Platform, parameters: Parameters) -> list[str]:
     """Given parameters, return one sentence for each that cannot be meant."""
-    cluster = platform.database.cluster if platform.database else None
+    cluster = settings_of(platform)
     if cluster is None:
         return ["The platform file names no database.cluster: there is nothing to look at."]
     wrong = []
@@ -58,7 +59,7 @@ def mistakes(platform: Platform, parameters: Parameters) -> list[str]:
 
 def plan(platform: Platform, parameters: Parameters, facts: Facts) -> Plan:
     """Given the facts, return a plan without steps: what was checked, what stands in the way, what would happen."""
-    settings = platform.database.cluster if platform.database else None
+    settings = settings_of(platform)
     if settings is None or facts.databases is None:
         raise ValueError("galera-health was asked of a platform without a database cluster")
     cluster, asked = facts.databases, asked_of(parameters)

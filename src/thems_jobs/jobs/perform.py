@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from thems_jobs.clients.proxmox import VmConfig
-from thems_jobs.core.databases import is_database, is_proxy
+from thems_jobs.core.databases import is_database, is_proxy, settings_of
 from thems_jobs.core.facts import Facts, Machine, Phase, Stamp, Unknown
 from thems_jobs.core.identity import choose_vmids, doubts, read_stamp, tags_of, tier_of, write_stamp
 from thems_jobs.core.job import Done
@@ -247,7 +247,7 @@ def converge_variables(platform: Platform, tier_name: str) -> dict[str, Any]:
 
 def _database_variables(platform: Platform, tier_name: str) -> dict[str, Any]:
     """Given a tier, return what it needs beside the others' variables if it is one of the database's two."""
-    cluster = platform.database.cluster if platform.database else None
+    cluster = settings_of(platform)
     if platform.database is None or cluster is None or tier_name not in (cluster.tier, cluster.proxy_tier):
         return {}
     members = platform.tiers[cluster.tier]
@@ -281,7 +281,7 @@ def secret_files(platform: Platform, tier_name: str) -> dict[str, Any]:
 
     They are apart from the variables because another checkout has them elsewhere, and its roles are the same.
     """
-    cluster = platform.database.cluster if platform.database else None
+    cluster = settings_of(platform)
     if cluster is None or tier_name not in (cluster.tier, cluster.proxy_tier):
         return {}
     files = {
