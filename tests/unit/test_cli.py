@@ -17,6 +17,7 @@ import pytest
 
 from model_world import ModelWorld
 from thems_jobs import cli, resources
+from thems_jobs.cli import running
 from thems_jobs.clock import SystemClock
 from thems_jobs.core.outcome import Exit
 from thems_jobs.core.platform import Platform
@@ -228,7 +229,7 @@ def platform(platform_file: Path) -> Platform:
 
 def test_plan_approval_and_the_run_agree(platform: Platform, capsys: pytest.CaptureFixture[str]) -> None:
     world, clock = ModelWorld(platform, provision.Parameters()), SystemClock()
-    shown = cli._preview(world.job(), wished("--plan", plan_only=True, detailed=True), clock)
+    shown = running.preview(world.job(), wished("--plan", plan_only=True, detailed=True), clock)
     assert shown.exit is Exit.CHANGES
     assert shown.next == f"thems-jobs provision --expect-plan {shown.plan.digest}"
     out = capsys.readouterr().out
@@ -236,22 +237,22 @@ def test_plan_approval_and_the_run_agree(platform: Platform, capsys: pytest.Capt
         assert text in out
     assert out.strip().splitlines()[-1].startswith(f"Plan {shown.plan.digest}")
 
-    asked = cli._run(world.job(), wished(), clock, scheduled=False)
+    asked = running.run(world.job(), wished(), clock, scheduled=False)
     assert asked.exit is Exit.REFUSED
     assert asked.next == shown.next
     assert asked.next in capsys.readouterr().out
 
-    other = cli._run(world.job(), wished(expect_plan="0123456789ab"), clock, scheduled=False)
+    other = running.run(world.job(), wished(expect_plan="0123456789ab"), clock, scheduled=False)
     assert other.exit is Exit.REFUSED
     assert [refusal.reference for refusal in other.refusals] == ["plan-changed"]
 
-    done = cli._run(world.job(), wished(expect_plan=shown.plan.digest), clock, scheduled=False)
+    done = running.run(world.job(), wished(expect_plan=shown.plan.digest), clock, scheduled=False)
     assert done.exit is Exit.OK, done.message
     output = capsys.readouterr()
     assert output.out.strip().splitlines()[-1].startswith("Done:")
     assert re.search(r"^\d\d:\d\d:\d\d shop-web-1 await-boot ok, ", output.err, re.MULTILINE)
 
-    again = cli._preview(world.job(), wished("--plan", plan_only=True, detailed=True), clock)
+    again = running.preview(world.job(), wished("--plan", plan_only=True, detailed=True), clock)
     assert (again.exit, again.plan.steps) == (Exit.OK, ())
 
 
@@ -267,12 +268,12 @@ def test_sigterm_ends_a_run_with_143_and_a_report(platform: Platform, tmp_path: 
         return SystemClock.submit(clock, call)
 
     clock.submit = submit  # type: ignore[assignment, method-assign]
-    outcome = cli._run(world.job(), wished(yes=True, report_dir=tmp_path), clock, scheduled=False)
+    outcome = running.run(world.job(), wished(yes=True, report_dir=tmp_path), clock, scheduled=False)
     assert signal.getsignal(signal.SIGTERM) is handler
     assert outcome.exit is Exit.ABORTED
     assert outcome.next
     assert json.loads((tmp_path / "report.json").read_text())["exit"] == 143
-    resumed = cli._run(world.job(), wished(yes=True), SystemClock(), scheduled=False)
+    resumed = running.run(world.job(), wished(yes=True), SystemClock(), scheduled=False)
     assert resumed.exit is Exit.OK, resumed.message
 
 
@@ -302,7 +303,7 @@ def test_only_root_may_enter_a_network(tmp_path: Path) -> None:
         "import os, sys; os.geteuid() == 0 and os.setuid(65534); from thems_jobs.host import enter_network\n"
         "try: enter_network('/proc/self/ns/net')\nexcept Exception as error: print(error)"
     )
-    source = Path(cli.__file__).parent.parent
+    source = Path(resources.__file__).parent.parent
     copy = shutil.copytree(source / "thems_jobs", tmp_path / "src" / "thems_jobs", ignore=shutil.ignore_patterns("lab"))
     for path in (tmp_path, *tmp_path.parents):
         if path.stat().st_uid == os.geteuid() and path != Path("/"):
@@ -319,14 +320,14 @@ import fcntl, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C comes from here
 from pathlib import Path
 from model_world import ModelWorld
-from thems_jobs import cli
+from thems_jobs.cli import running
 from thems_jobs.clock import SystemClock
 from thems_jobs.jobs import provision
 from thems_jobs.platform_file import read_platform
 from thems_jobs.wish import Wish
 world = ModelWorld(read_platform(Path(sys.argv[1]), {}), provision.Parameters(), step_s=0.05)
 wish = Wish(("provision",), False, False, "", False, False, None, "test@here")
-sys.exit(int(cli._run(world.job(), wish, SystemClock(), False).exit))
+sys.exit(int(running.run(world.job(), wish, SystemClock(), False).exit))
 """
 
 

@@ -84,6 +84,40 @@ def test_a_module_imports_only_what_its_layer_may(path: Path) -> None:
         assert "cli" not in layers, "nothing uses the command line"
 
 
+def test_only_the_command_lines_print_and_exit() -> None:
+    """Ours is a package, the lab has its own; `lab/world.py` is a process of its own, which ends with its order."""
+    command_lines = (SOURCE / "cli", SOURCE / "lab" / "cli.py", SOURCE / "lab" / "world.py")
+    found = set()
+    for path in modules():
+        if {"print", "sys.exit", "typer.Exit"} & called(path):
+            found.add(path)
+    assert SOURCE / "cli" / "running.py" in found, "nothing was found: this test looks for the wrong thing"
+    assert not [path for path in found if not any(path.is_relative_to(place) for place in command_lines)]
+
+
+def called(path: Path) -> set[str]:
+    """Given a module's file, return what is called in it, as it is written there."""
+    return {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+
+
+def test_the_command_line_flows_one_way() -> None:
+    """The face mounts the commands, these use what they share; no command uses another, nothing below the face."""
+    shared = {f"thems_jobs.cli.{name}" for name in ("options", "running", "endings")}
+    below = [path for path in (SOURCE / "cli").glob("*.py") if path.name != "__init__.py"]
+    assert {name_of(path) for path in below} > shared
+    for path in below:
+        used = {name for name in own_imports(path) if layer(name) == "cli"} - {"thems_jobs.cli"}
+        assert used <= shared, f"{name_of(path)} uses {used - shared}"
+        assert name_of(path) not in shared or used <= {"thems_jobs.cli.endings"}
+
+
+def test_a_module_is_one_idea() -> None:
+    """Nobody reads five hundred lines with pleasure; a command line, three hundred and fifty."""
+    for path in modules():
+        limit = 350 if path.is_relative_to(SOURCE / "cli") else 500
+        assert len(path.read_text().splitlines()) <= limit, f"{name_of(path)}: split it where it has two ideas"
+
+
 def test_jobs_do_not_use_each_other() -> None:
     """A job has parameters, a plan and a `job` function; what several share is a named module beside them."""
     jobs = {name_of(p) for p in (SOURCE / "jobs").glob("*.py") if "\ndef job(" in p.read_text()}
