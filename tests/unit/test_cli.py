@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,6 +26,7 @@ from thems_jobs.errors import UsageError
 from thems_jobs.host import enter_network, who
 from thems_jobs.jobs import provision
 from thems_jobs.platform_file import read_platform
+from thems_jobs.private_folder import PREFIX
 from thems_jobs.wish import Wish
 
 pytestmark = pytest.mark.timeout(60)
@@ -137,6 +139,16 @@ def test_an_endpoint_that_does_not_answer_is_a_refusal(run: Run, platform_file: 
         assert code == 4, err
         assert "127.0.0.1:9" in out + err
         assert "c0ffee00" not in out + err
+
+
+def test_every_run_removes_what_a_killed_one_left(
+    run: Run, platform_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(platform_file.parent))
+    left = platform_file.parent / f"{PREFIX}left"
+    left.mkdir()
+    assert run("status", "--platform", platform_file)[0] == 4
+    assert list(platform_file.parent.glob(f"{PREFIX}*")) == []
 
 
 def test_refusals_reach_the_report_and_json(run: Run, platform_file: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -144,14 +143,16 @@ def opened_clients(platform: "Platform") -> "Iterator[tuple[Clients, SystemClock
     from thems_jobs.host import enter_network
     from thems_jobs.jobs.connect import open_clients
     from thems_jobs.platform_file import check_files
+    from thems_jobs.private_folder import PrivateFolder, remove_left
 
     check_files(platform)
     if platform.reach.netns:
         enter_network(platform.reach.netns)
     clock = SystemClock()
 
-    with tempfile.TemporaryDirectory(prefix="thems-", ignore_cleanup_errors=True) as folder:
-        clients = open_clients(platform, Path(), Path(folder), clock)
+    remove_left()
+    with PrivateFolder() as folder:
+        clients = open_clients(platform, Path(), folder.path, clock)
         try:
             yield clients, clock
         finally:

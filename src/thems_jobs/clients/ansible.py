@@ -8,7 +8,6 @@ import os
 import shlex
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from thems_jobs import resources
+from thems_jobs.private_folder import PrivateFolder
 
 if TYPE_CHECKING:
     from thems_jobs.clients.ssh import Ssh
@@ -65,8 +65,8 @@ class Ansible:
         self._ssh.know(dict(hosts.values()))
         log = self._logs / f"ansible-{Path(playbook).stem}-{next(self._numbers)}.log"
         # ansible-runner writes the whole environment into its folder: it is private, and gone afterwards.
-        with tempfile.TemporaryDirectory(prefix="thems-ansible-") as folder, log.open("a", encoding="utf-8") as out:
-            return self._run(Path(folder), playbook, hosts, variables, out)
+        with PrivateFolder() as folder, log.open("a", encoding="utf-8") as out:
+            return self._run(folder.path, playbook, hosts, variables, out)
 
     def _run(
         self,

@@ -3,14 +3,15 @@
 import shlex
 import socket
 import subprocess
-import tempfile
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from thems_jobs.errors import Unreachable, UsageError
+from thems_jobs.private_folder import PrivateFolder
 
 PORT = 22
 BANNER_TIMEOUT_S = 2.0  # a machine in the same network answers in milliseconds, a missing one never
@@ -39,7 +40,7 @@ class Ssh:
         self._keys: dict[str, str] = {}
         self._lock = threading.Lock()
         # A socket's path may have 107 bytes, and ssh appends a random suffix while connecting: so not in run_dir.
-        self._sockets = tempfile.mkdtemp(prefix="thems-ssh-")
+        self._sockets = PrivateFolder()
         self.close = weakref.finalize(self, _close_connections, self._sockets)
 
     @property
@@ -62,7 +63,7 @@ class Ssh:
             "BatchMode": "yes",
             "ConnectTimeout": str(CONNECT_TIMEOUT_S),
             "ControlMaster": "auto",
-            "ControlPath": f"{self._sockets}/%C",
+            "ControlPath": f"{self._sockets.path}/%C",
             "ControlPersist": f"{PERSIST_S}s",
             "GlobalKnownHostsFile": "/dev/null",
             "IdentitiesOnly": "yes",
@@ -133,15 +134,13 @@ class Ssh:
         subprocess.run(arguments, capture_output=True, timeout=CONNECT_TIMEOUT_S, check=False)
 
 
-def _close_connections(sockets: str) -> None:
+def _close_connections(sockets: PrivateFolder) -> None:
     """End every connection whose control socket is in the folder, and remove the folder."""
-    for path in Path(sockets).glob("*"):
-        subprocess.run(
-            ["ssh", "-F", "/dev/null", "-o", f"ControlPath={path}", "-O", "exit", "any"],
-            capture_output=True, timeout=CONNECT_TIMEOUT_S, check=False,
-        )  # fmt: skip
-        path.unlink(missing_ok=True)
-    Path(sockets).rmdir()
+    for path in sockets.path.glob("*"):
+        arguments = ["ssh", "-F", "/dev/null", "-o", f"ControlPath={path}", "-O", "exit", "any"]
+        with suppress(subprocess.TimeoutExpired):  # it ends by itself after PERSIST_S
+            subprocess.run(arguments, capture_output=True, timeout=CONNECT_TIMEOUT_S, check=False)
+    sockets.remove()
 
 
 def _last_line(text: str) -> str:
