@@ -16,7 +16,7 @@ from thems_jobs.lab import cgroups, disks
 from thems_jobs.lab.client import RootClient
 from thems_jobs.lab.errors import LabError
 from thems_jobs.lab.layout import API_PORT, LabLayout
-from thems_jobs.lab.limits import raise_limits
+from thems_jobs.lab.limits import raise_limits, restore_limits
 from thems_jobs.lab.operator_setup import prepare_cluster
 from thems_jobs.lab.process import ProcessRecord, read_process, record_process
 from thems_jobs.lab.secrets import make_certificates, make_database_secrets, make_ssh_key
@@ -55,9 +55,9 @@ def bring_up(layout: LabLayout, wishes: Wishes, report: Report) -> bool:
         if any(path.exists() or path.is_symlink() for path in layout.made_by_up):
             report("remains of a lab that was killed: removing them")
             _remove(layout)
-        raise_limits(report)
-        root = template_root(wishes.cache, report)
         try:
+            raise_limits(layout, report)
+            root = template_root(wishes.cache, report)
             _build(layout, wishes, root, report)
         except BaseException:
             _remove(layout)
@@ -183,7 +183,7 @@ def _loopback_socket() -> socket.socket:
 
 
 def _remove(layout: LabLayout) -> None:
-    """Kill what runs, and remove the lab's groups and what `lab up` made in its folder, nothing else."""
+    """Kill what runs, and remove what `lab up` made: the lab's groups, files in its folder, a raised limit."""
     process: ProcessRecord | None = read_process(layout.process)
     if process is not None:
         process.kill()
@@ -194,3 +194,4 @@ def _remove(layout: LabLayout) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+    restore_limits(layout)
