@@ -59,6 +59,7 @@ def _database(database: Database | None, home: Path, environment: Mapping[str, s
             ca_key_file=environment.get(DATABASE_CA_VARIABLE) or str(home / cluster.ca_key_file),
             password_file=environment.get(DATABASE_VARIABLE) or str(home / cluster.password_file),
             proxysql_password_file=str(home / admin) if admin else None,
+            backup=replace(cluster.backup, folder=str(home / cluster.backup.folder)) if cluster.backup else None,
             application=replace(
                 application,
                 password_file=environment.get(APPLICATION_VARIABLE) or str(home / application.password_file),

@@ -18,7 +18,7 @@ DOING: Mapping[str, str] = {
     Action.CLAIM: "writing the claim", Action.RESERVE: "reserving ids", Action.CLONE: "asking for a clone",
     Action.AWAIT_CLONE: "cloning", Action.CONFIGURE: "setting size and network", Action.START: "switching on",
     Action.AWAIT_BOOT: "booting", Action.CONVERGE: "configuring", Action.CHECK: "checking and warming up",
-    Action.FORBID_BOOTSTRAP: "being kept from making a cluster",
+    Action.FORBID_BOOTSTRAP: "being kept from making a cluster", Action.BACKUP: "giving a copy of its data",
     Action.BOOTSTRAP: "making the cluster", Action.JOIN: "joining the cluster",
     Action.AWAIT_SYNC: "taking the data", Action.LEAVE: "leaving the cluster",
     Action.ADMIT: "getting its first visitors", Action.AWAIT_UP: "being checked by the balancers",

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from thems_jobs import phrases
 from thems_jobs.core.capacity import serves, targets
+from thems_jobs.core.databases import settings_of
 from thems_jobs.core.facts import Balancer, Facts, Unknown
 from thems_jobs.core.outcome import MachineRow, machine_rows
 from thems_jobs.core.plan import Plan
@@ -35,6 +36,7 @@ def status_json(platform: Platform, facts: Facts, plan: Plan) -> dict[str, Any]:
         },
         "record": facts.record.reason if isinstance(facts.record, Unknown) else "ok",
         "run": {"holder": record.lease.holder, "until": phrases.iso(record.lease.until)} if record.lease else None,
+        "backup": _backup_json(facts),
         "claims": [{**asdict(claim), "until": phrases.iso(claim.until)} for claim in record.claims],
         "strangers": [asdict(stranger) for stranger in facts.strangers],
         "cut_off": [asdict(vm) for vm in facts.cut_off],
@@ -42,6 +44,12 @@ def status_json(platform: Platform, facts: Facts, plan: Plan) -> dict[str, Any]:
         "steps_to_be_as_declared": len(plan.steps),
         "refusals": [asdict(refusal) for refusal in plan.refusals],
     }
+
+
+def _backup_json(facts: Facts) -> dict[str, Any] | None:
+    if isinstance(facts.backup, Unknown):
+        return {"unknown": facts.backup.reason}
+    return {**asdict(facts.backup), "at": phrases.iso(facts.backup.at)} if facts.backup else None
 
 
 def _serving(facts: Facts, tier: str) -> int:
@@ -76,6 +84,7 @@ def status_view(platform: Platform, facts: Facts, plan: Plan) -> RenderableType:
         )  # fmt: skip
     parts: list[RenderableType] = [table, Text()]
     parts += _balancer_lines(platform, facts)
+    parts += _backup_lines(platform, facts)
     parts += _record_lines(platform, facts)
     parts += [words(f"VM {s.vmid} ({s.name}) is in the way: {s.why}", "yellow") for s in facts.strangers]
     parts += [words(f"VM {vm.vmid} ({vm.name}) is out of reach: {vm.why}", "bold red") for vm in facts.cut_off]
@@ -95,6 +104,19 @@ def _balancer_lines(platform: Platform, facts: Facts) -> list[Text]:
         else:
             lines.append(words(f"{name}: {view.reason}", "bold red"))
     return lines
+
+
+def _backup_lines(platform: Platform, facts: Facts) -> list[Text]:
+    """Given the facts, return how old the newest copy of the database is, where copies are made."""
+    settings = settings_of(platform)
+    if settings is None or settings.backup is None:
+        return []
+    if isinstance(facts.backup, Unknown):
+        return [words(f"backups in {settings.backup.folder}: {facts.backup.reason}", "bold red")]
+    if facts.backup is None:
+        return [words(f"no backup of the database in {settings.backup.folder}", "yellow")]
+    age = phrases.duration(max(0.0, facts.at - facts.backup.at))
+    return [words(f"newest backup of the database: {age} old, of {facts.backup.member}: {facts.backup.path}")]
 
 
 def _record_lines(platform: Platform, facts: Facts) -> list[Text]:

@@ -1,8 +1,12 @@
 """The roles of the database tier on real machines: three members behind two proxies, and what they must stand."""
 
+import json
 import re
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pymysql
 import pytest
@@ -11,6 +15,9 @@ from inside import network_of
 from real_lab import Lab, Machine
 from shop import Shop
 
+from thems_jobs.clients.backups import Backups
+from thems_jobs.clients.galera_machines import GaleraMachines
+from thems_jobs.core.facts import Backup
 from thems_jobs.lab import faults
 from waiting import eventually
 
@@ -216,40 +223,69 @@ def test_a_cluster_without_power_tells_who_is_ahead_and_waits(cluster: DatabaseC
         orders.expect_all_at(machine)
 
 
-def test_a_backup_of_a_reader_is_restored_into_an_empty_machine(made: DatabaseCluster, lab: Lab) -> None:
+def test_a_backup_of_a_reader_is_restored_into_an_empty_machine(
+    made: DatabaseCluster, lab: Lab, tmp_path: Path
+) -> None:
     cluster, third = made, made.members[2]
-    (empty,) = cluster.new("db", ["shop-db-empty"])
+    (empty,) = cluster.new("db", ["shop-db-9"])
     with network_of(lab.layout.netns):
         with cluster.orders() as orders:
             copied = len(orders.acknowledged)
-            saved = cluster.galera(third, "backup", "--to", "/var/backups/database")
-        print(f"backup: {saved['bytes'] >> 20} MiB in {saved['seconds']} s, {orders.longest_gap_s:.2f} s without order")
+            saved = copy_of(cluster, third, tmp_path)
+            took = json.loads(Path(saved.path.replace(".tar.gz", ".json")).read_text())
+        gap = orders.longest_gap_s
+        print(f"backup: {took['bytes'] >> 20} MiB in {took['seconds']} s, {gap:.2f} s without an acknowledged order")
         assert not orders.refused
-        assert cluster.galera(third, "restore", "--from", saved["path"], code=9)["error"] == "the database runs"
+        cluster.does(third, "test ! -e /var/lib/mysql-thems-backup")
+        eventually(lambda: cluster.synced(third), "it does not serve again", 20)
+        assert restore(cluster, third, saved, code=9)["error"] == "the database runs"
         cluster.converge("db", [empty])
-        move_folder(cluster, third, empty, saved["path"])
-        restored = cluster.galera(empty, "restore", "--from", saved["path"])
-        assert (restored["uuid"], restored["seqno"]) == (saved["uuid"], saved["seqno"])
-        position = ("--uuid", restored["uuid"], "--seqno", str(restored["seqno"]))
-        cluster.galera(empty, "bootstrap", *position, "--absent", empty.address)  # a cluster of its own, on purpose
+        restored = restore(cluster, empty, saved)
+        assert (restored["uuid"], restored["seqno"]) == (saved.uuid, saved.seqno)
+        begin_alone(cluster, empty, restored)
         with cluster.connect(empty.address) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT session, number FROM orders WHERE run = %s", (orders.run,))
             assert {(session, number) for _, session, number in orders.acknowledged[:copied]} <= set(cursor.fetchall())
+            cursor.execute("SELECT session, number FROM orders ORDER BY run, session, number")
+            before = cursor.fetchall()
         cluster.galera(empty, "leave")
-        again = cluster.galera(empty, "restore", "--from", saved["path"], code=9)
+        again = restore(cluster, empty, saved, code=9)
         assert "holds data of the cluster" in again["error"]
+        # The other kind: of a stopped database, its files as they are.
+        stopped = copy_of(cluster, empty, tmp_path, stopped=True)
+        cluster.does(empty, "find /var/lib/mysql -mindepth 1 -delete")
+        restored = restore(cluster, empty, stopped)
+        assert (restored["uuid"], restored["seqno"]) == (stopped.uuid, stopped.seqno)
+        begin_alone(cluster, empty, restored)
+        with cluster.connect(empty.address) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT session, number FROM orders ORDER BY run, session, number")
+            assert cursor.fetchall() == before
+        cluster.galera(empty, "leave")
     lab.remove(empty)
 
 
-def move_folder(cluster: DatabaseCluster, source: Machine, target: Machine, path: str) -> None:
-    """Copy a folder from one machine to another one, through the lab's router."""
-    reading = f"tar --create --gzip --directory {path} . | base64"
-    text = cluster.does(source, reading)
-    answer = cluster.ssh.run(
-        target.address, ["sudo", "sh", "-c", f"mkdir -p {path} && base64 -d | tar --extract --gzip --directory {path}"],
-        text, timeout_s=60,
-    )  # fmt: skip
-    assert answer.code == 0, answer
+def copy_of(cluster: DatabaseCluster, machine: Machine, folder: Path, stopped: bool = False) -> Backup:
+    """Copy a machine's data into a folder, as the jobs do."""
+    programs = GaleraMachines(cluster.ssh)
+    return Backups(folder, "shop-db-", keep=7).save(
+        machine.name, lambda: programs.begin_backup(machine.address, stopped)
+    )
+
+
+def restore(cluster: DatabaseCluster, machine: Machine, saved: Backup, code: int = 0) -> dict[str, Any]:
+    """Restore a copy into a machine, as a person does; return what it tells."""
+    command = ["ssh", *cluster.ssh.options, f"thems@{machine.address}", "--", "sudo", "thems-galera", "restore"]
+    with Path(saved.path).open("rb") as file:
+        done = subprocess.run(command, stdin=file, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def begin_alone(cluster: DatabaseCluster, machine: Machine, restored: dict[str, Any]) -> None:
+    """Let a restored machine make a cluster of its own, on purpose."""
+    position = ("--uuid", restored["uuid"], "--seqno", str(restored["seqno"]))
+    cluster.galera(machine, "bootstrap", *position, "--absent", machine.address)
 
 
 def test_the_address_and_the_orders_outlive_a_proxy(cluster: DatabaseCluster, lab: Lab) -> None:

@@ -1,5 +1,7 @@
 """The database tier by the command line, while a shop writes orders: an event that takes web and database, and back."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -28,6 +30,12 @@ def test_an_event_takes_database_and_web_in_one_plan_and_no_order_is_lost(shop: 
         assert up.steps.index(("serve", "shop-db-5")) < up.steps.index(("admit", "shop-web-3"))
         down = shop.do("scale", "--end", "test", "--yes")
         assert shop.members() == ["shop-db-1", "shop-db-2", "shop-db-3"]
+    (copy,) = [target for action, target in down.steps if action == "backup"]
+    assert copy in shop.members()
+    assert copy != "shop-db-1", "the writer was copied"
+    expect_backup(shop, copy)
+    first = min(down.steps.index(step) for step in down.steps if step[0] == "leave")
+    assert down.steps.index(("backup", copy)) < first
     leaves = [step for step in down.steps if step[0] == "leave"]
     assert len(leaves) == 2
     assert down.steps.index(("destroy", leaves[0][1])) < down.steps.index(("withdraw", leaves[1][1]))
@@ -36,6 +44,18 @@ def test_an_event_takes_database_and_web_in_one_plan_and_no_order_is_lost(shop: 
     for vm in shop.tier("db"):
         orders.expect_all_at(vm)
     shop.health()
+
+
+def expect_backup(shop: DatabaseShop, member: str) -> None:
+    """Find a whole copy of this member in the platform's backup folder, and nothing that is half a copy."""
+    folder = shop.layout.backups
+    (note,) = folder.glob(f"{member}-*.json")
+    told = json.loads(note.read_text())
+    copy = note.with_suffix(".tar.gz")
+    assert (told["member"], told["bytes"]) == (member, copy.stat().st_size)
+    with copy.open("rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == told["sha256"]
+    assert not list(folder.glob("*.partial"))
 
 
 def test_the_writer_is_replaced_and_hands_over_first(shop: DatabaseShop) -> None:

@@ -10,6 +10,8 @@ from thems_jobs.core.facts import Standing
 from thems_jobs.errors import EffectFailed, Transient
 
 if TYPE_CHECKING:
+    import subprocess
+
     from thems_jobs.clients.ssh import Ssh
 
 PROGRAM = "/usr/local/sbin/thems-galera"
@@ -49,6 +51,11 @@ class GaleraMachines:
     def leave(self, name: str, address: str) -> Standing:
         """Stop a member cleanly, also for its next boot; return where it stands then."""
         return self._do(name, address, ["leave"], STOP_S)
+
+    def begin_backup(self, address: str, stopped: bool) -> subprocess.Popen[bytes]:
+        """Begin to copy all data of a member to standard output; of one that does not run if `stopped`."""
+        how = ["--stopped"] if stopped else []
+        return self._ssh.begin(address, ["sudo", PROGRAM, "backup", "--attended", *how])
 
     def _do(self, name: str, address: str, arguments: list[str], timeout_s: float = TIMEOUT_S) -> Standing:
         answer = self._ssh.run(address, ["sudo", PROGRAM, *arguments], timeout_s=timeout_s)

@@ -113,11 +113,7 @@ class Ssh:
         Raise Unreachable if the machine does not answer, is not the one we know, or takes longer than timeout_s.
         Raise UsageError if our own key cannot be read.
         """
-        if address not in self._keys:
-            raise Unreachable(address, "its host key has not been read through the guest agent yet.")
-        if not self.key_file.is_file():
-            raise UsageError("ssh-key-unreadable", str(self.key_file), ["there is no such private key file."])
-        arguments = ["ssh", *self.options, f"{self.user}@{address}", "--", shlex.join(command)]
+        arguments = self._arguments(address, command)
         try:
             done = subprocess.run(
                 arguments, input=stdin, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
@@ -128,6 +124,21 @@ class Ssh:
         if done.returncode == 255:  # ssh's own; none of our commands ends so
             raise Unreachable(address, f"ssh: {_last_line(done.stderr) or 'connection lost'}.")
         return Answer(done.returncode, done.stdout, done.stderr)
+
+    def begin(self, address: str, command: Sequence[str]) -> "subprocess.Popen[bytes]":
+        """Begin a command on a machine whose output is read as it comes; it is the caller's to end.
+
+        Its standard input stays open as long as we are. Raise as `run` does where it cannot begin.
+        """
+        arguments = self._arguments(address, command)
+        return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def _arguments(self, address: str, command: Sequence[str]) -> list[str]:
+        if address not in self._keys:
+            raise Unreachable(address, "its host key has not been read through the guest agent yet.")
+        if not self.key_file.is_file():
+            raise UsageError("ssh-key-unreadable", str(self.key_file), ["there is no such private key file."])
+        return ["ssh", *self.options, f"{self.user}@{address}", "--", shlex.join(command)]
 
     def _drop(self, address: str) -> None:
         arguments = ["ssh", *self.options, "-O", "exit", f"{self.user}@{address}"]

@@ -1,14 +1,17 @@
 """What an approval binds: somebody agreed to a plan, and a later run may do what remains of it, nothing else."""
 
 from thems_jobs.core.facts import Facts, Phase
-from thems_jobs.core.plan import Plan, Refusal
+from thems_jobs.core.plan import Action, Plan, Refusal
 from thems_jobs.core.record import Approved
 
 
 def approve(plan: Plan, by: str, at: float, digest: str) -> Approved:
-    """Given a plan and who agreed to it, return what the record keeps: which machines may come up, which may go."""
+    """Given a plan and who agreed to it, return what the record keeps: which machines may come up, which may go.
+
+    Whose data is copied needs nobody's approval.
+    """
     down = {change.machine for change in plan.changes if change.kind == "remove"}
-    up = {step.target for step in plan.steps} - down
+    up = {step.target for step in plan.steps if step.action is not Action.BACKUP} - down
     return Approved(digest, by, at, {"up": tuple(sorted(up)), "down": tuple(sorted(down))})
 
 

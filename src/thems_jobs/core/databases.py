@@ -16,6 +16,7 @@ BRINGS_BACK = (Action.JOIN, Action.BOOTSTRAP, Action.AWAIT_SYNC, Action.AWAIT_UP
 OF_PROXIES = frozenset({"proxy-unreachable", "proxies-disagree", "vrrp-holder"})
 # What a member may be while another one joins: it gives data away and is slower for it.
 WHILE_JOINING = ("galera-not-synced", "galera-busy", "galera-lagging")
+WHILE_COPIED = (*WHILE_JOINING, "proxies-disagree")  # its backup sets it apart for a moment, and the proxies see that
 
 
 def settings_of(platform: Platform) -> DatabaseCluster | None:
@@ -159,9 +160,9 @@ def checks(
     moving = tuple(sorted({*cluster.moving, *(cluster.members.keys() - members.keys())}))
     seen = replace(cluster, members=members, proxies=proxies, expected=len(members), moving=moving)
     asked = galera.Asked(target=targets.get(settings.tier) or platform.tiers[settings.tier].baseline)
-    allow = (
-        {(reference, name) for reference in WHILE_JOINING for name in members} if _one_joins(facts, settings) else ()
-    )
+    allow = {(reference, name) for reference in WHILE_COPIED for name in cluster.copied}
+    if _one_joins(facts, settings):
+        allow |= {(reference, name) for reference in WHILE_JOINING for name in members}
     found = galera.conditions(settings, seen, asked, allow)
     made = any(step.action is Action.SERVE and step.target not in cluster.members for step in steps)
     passed = {"galera-placement"}  # where machines go is this plan's own choice

@@ -221,6 +221,17 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class Backup:
+    """A whole copy of the database's data in the platform's backup folder."""
+
+    at: float  # unix time at which it was whole
+    member: str
+    uuid: str
+    seqno: int  # the last transaction in it
+    path: str = ""
+
+
+@dataclass(frozen=True)
 class Backend:
     """A database machine as one proxy sees it."""
 
@@ -251,6 +262,7 @@ class Cluster:
     expected: int  # how many members the cluster should have now
     moving: tuple[str, ...] = ()  # on their way in or out: the cluster may count them already, or still
     arriving: Mapping[str, Member | Unknown] = field(default_factory=dict)  # what those of them that run tell
+    copied: frozenset[str] = frozenset()  # members that this very run makes a backup of just now
 
 
 @dataclass(frozen=True)
@@ -279,6 +291,7 @@ class Facts:
     history: Mapping[str, float] = field(default_factory=dict)  # seconds by action, of the cluster's latest tasks
     databases: Cluster | None = None  # None: not asked, or none of ours
     standings: Mapping[str, Standing | Unknown] = field(default_factory=dict)  # of databases silent by SQL
+    backup: Backup | Unknown | None = None  # the newest whole one; Unknown: the folder cannot be used
 
     @property
     def known_record(self) -> Record:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from thems_jobs.core import databases, gates
+from thems_jobs.core import backups, databases, gates
 from thems_jobs.core.capacity import leaving_order, place, room_refusals, rooms, serves
 from thems_jobs.core.facts import Balancer, Facts, Machine, Phase, Unknown
 from thems_jobs.core.identity import address_of, free_names, tier_of
@@ -49,7 +49,9 @@ def plan_tiers(
     ]  # fmt: skip
     steps = [*(step for part in parts.values() for step in part.steps), *strays]
     steps = sorted(_database_first(platform, steps), key=lambda s: s.action is not Action.RESTORE)
-    refusals = [refusal for part in parts.values() for refusal in part.refusals]
+    guarded = backups.before_leaving(platform, facts, steps)
+    steps = list(guarded.steps)
+    refusals = [*(refusal for part in parts.values() for refusal in part.refusals), *guarded.refusals]
     checks = databases.checks(platform, facts, databases.of_database(platform, steps), targets)
     refusals += gates.closed(platform, facts, steps, checks)
     if any(refusal.reference == "no-balancer" for refusal in refusals):
@@ -64,7 +66,8 @@ def plan_tiers(
         steps.append(Step(Action.SETTLE, "record", after=everything))
     slots = {clone_slot(platform, name): platform.proxmox.clones_per_storage for name in platform.tiers}
     changes = tuple(change for part in parts.values() for change in part.changes)
-    return Plan(tuple(steps), tuple(refusals), changes, slots, warnings=_remains(facts), checks=checks)
+    warnings = (*_remains(facts), *guarded.warnings)
+    return Plan(tuple(steps), tuple(refusals), changes, slots, warnings=warnings, checks=checks)
 
 
 def _remains(facts: Facts) -> tuple[str, ...]:

@@ -27,6 +27,8 @@ def after(platform: Platform, facts: Facts, plan: Plan, step: Step) -> Facts:
         return replace(facts, record=replace(facts.known_record, intents=kept), machines=there)
     if step.action is Action.RETIRE:
         return _with_weight(platform, model_databases.after(platform, facts, step), step.target, None)
+    if step.action is Action.BACKUP:
+        return replace(facts, backup=model_databases.saved(facts, step.target))
     machine = facts.machines[step.target]
     if step.action is Action.AWAIT_DESTROY:
         rest = {k: v for k, v in facts.machines.items() if k != step.target}

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from thems_jobs.core.databases import is_database, is_proxy, regrouped, settings_of
-from thems_jobs.core.facts import Backend, Facts, Member, Proxy, Unknown
+from thems_jobs.core.databases import is_database, is_proxy, regrouped, settings_of, told
+from thems_jobs.core.facts import Backend, Backup, Facts, Member, Proxy, Standing, Unknown
 from thems_jobs.core.galera import PERCONA_IN_SERVICE, SYNCED
 from thems_jobs.core.identity import address_of, tier_of
 from thems_jobs.core.plan import Action, Step
@@ -30,6 +30,15 @@ def after(platform: Platform, facts: Facts, step: Step) -> Facts:
         proxies = _of_proxy(platform, proxies, step)
     now = regrouped(platform, facts, _in_one_view(answers), _with_writers(proxies))
     return replace(facts, databases=now)
+
+
+def saved(facts: Facts, name: str) -> Backup:
+    """Given the machine that was copied, return its backup."""
+    member, standing = told(facts, name), facts.standings.get(name)
+    if member is not None:
+        return Backup(facts.at, name, member.uuid or "", member.seqno or 0)
+    stood = standing if isinstance(standing, Standing) else Standing(False, "", 0, "none")
+    return Backup(facts.at, name, stood.uuid, stood.seqno)
 
 
 def _of_member(platform: Platform, answers: Answers, proxies: Proxies, step: Step) -> tuple[Answers, Proxies]:

@@ -22,6 +22,7 @@ class Action(StrEnum):
     CONVERGE = "converge"
     CHECK = "check"
     FORBID_BOOTSTRAP = "forbid-bootstrap"
+    BACKUP = "backup"
     BOOTSTRAP = "bootstrap"
     JOIN = "join"
     AWAIT_SYNC = "await-sync"
@@ -72,7 +73,7 @@ class Wait:
 ASSUMED_S: Mapping[Action, float] = {
     Action.AWAIT_CLONE: 30, Action.AWAIT_BOOT: 30, Action.CONVERGE: 30, Action.CHECK: 3, Action.AWAIT_UP: 5,
     Action.AWAIT_DRAIN: 30, Action.AWAIT_STOP: 10, Action.AWAIT_DESTROY: 5,
-    Action.FORBID_BOOTSTRAP: 3, Action.BOOTSTRAP: 10, Action.AWAIT_SYNC: 30, Action.LEAVE: 10,
+    Action.FORBID_BOOTSTRAP: 3, Action.BACKUP: 60, Action.BOOTSTRAP: 10, Action.AWAIT_SYNC: 30, Action.LEAVE: 10,
     Action.AWAIT_CREATE: 30, Action.AWAIT_GROW: 2, Action.BAKE: 180, Action.SEAL: 10, Action.AWAIT_CONVERT: 5,
 }  # fmt: skip
 
@@ -151,8 +152,12 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """What an approval binds to: targets and steps; no ids, addresses, seconds or measurements."""
-        text = "\n".join(sorted(step.key + (f" {step.note}" if step.action in NOTED else "") for step in self.steps))
+        """What an approval binds to: targets and steps; no ids, addresses, seconds or measurements.
+
+        No backup either: whether one is due is a matter of time, and it takes nothing away.
+        """
+        bound = [step for step in self.steps if step.action is not Action.BACKUP]
+        text = "\n".join(sorted(step.key + (f" {step.note}" if step.action in NOTED else "") for step in bound))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -132,6 +132,16 @@ class Application:
 
 
 @dataclass(frozen=True)
+class BackupFolder:
+    """Where copies of all data are kept, on the machine that runs the jobs: a share that outlives it."""
+
+    folder: str
+    fresh_s: float = 3600.0  # a copy of that age still counts as one made before a change
+    keep: int = 7  # copies; older ones go when a new one is whole
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
 class DatabaseCluster:
     """The Galera cluster and its proxies, where we run them. Paths are relative to the platform file."""
 
@@ -153,6 +163,7 @@ class DatabaseCluster:
     sample_s: float = 2.0  # between the two samples of receive queue and flow control
     receive_queue_limit: float = 10.0  # write sets waiting on one member; Galera stops the writers at 100 by default
     flow_control_limit_ratio: float = 0.05  # of the time between the samples
+    backup: BackupFolder | None = None  # None: nothing is copied before members leave
     __pydantic_config__ = _STRICT
 
 
@@ -410,6 +421,10 @@ def _cluster_mistakes(platform: Platform, cluster: DatabaseCluster) -> list[Mist
     limit, ratio = cluster.receive_queue_limit, cluster.flow_control_limit_ratio
     expect(limit > 0, "receive_queue_limit", limit, "a number above 0")
     expect(0 < ratio <= 1, "flow_control_limit_ratio", ratio, "a share of the time, above 0 and at most 1")
+    if (backup := cluster.backup) is not None:
+        expect(bool(backup.folder.strip()), "backup.folder", backup.folder, "a folder, for example /srv/backups/shop")
+        expect(backup.fresh_s > 0, "backup.fresh_s", backup.fresh_s, "a number of seconds above 0")
+        expect(backup.keep >= 1, "backup.keep", backup.keep, "at least 1")
     return found
 
 

@@ -4,9 +4,9 @@ Who may make the cluster is never guessed: every machine was read, and a person 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from thems_jobs.core import databases, galera, gates
+from thems_jobs.core import backups, databases, galera, gates
 from thems_jobs.core.facts import Facts, Machine, Member, Phase, Standing, Unknown, number_of
 from thems_jobs.core.plan import Action, Change, Plan, Refusal, Step, Wait, chain
 from thems_jobs.core.platform import DatabaseCluster, Platform
@@ -56,15 +56,17 @@ def plan(platform: Platform, facts: Facts, confirmed: str) -> Plan:
         return _recovered(platform, facts, settings)
     refusals = gates.quorum(facts) + gates.readable_record(platform, facts) + gates.strangers(facts)
     refusals += _unread(seen) + _no_data(seen, settings) + _of_several_clusters(facts, seen)
-    founded = bool(seen.present or seen.coming)
+    founded, warnings = bool(seen.present or seen.coming), tuple[str, ...]()
     if founded:
         refusals += _ahead(facts, seen) + _still_primary(seen, confirmed)
         steps = _joins(platform, seen, [], frozenset())
     else:
         refusals += _not_confirmed(seen, confirmed)
-        steps = _bootstrap(platform, facts, seen)
+        guarded = _bootstrap(platform, facts, seen)
+        steps, warnings = list(guarded.steps), guarded.warnings
+        refusals += guarded.refusals
     refusals += gates.nodes(facts, steps)
-    return Plan(tuple(steps), tuple(refusals), changes=_changes(facts, seen, founded))
+    return Plan(tuple(steps), tuple(refusals), changes=_changes(facts, seen, founded), warnings=warnings)
 
 
 def _recovered(platform: Platform, facts: Facts, settings: DatabaseCluster) -> Plan:
@@ -223,17 +225,18 @@ def _not_confirmed(seen: Read, confirmed: str) -> list[Refusal]:
 # Steps
 
 
-def _bootstrap(platform: Platform, facts: Facts, seen: Read) -> list[Step]:
-    """Return the steps that make a cluster of the newest and let the others join it, one at a time."""
+def _bootstrap(platform: Platform, facts: Facts, seen: Read) -> backups.Guarded:
+    """Return the steps that make a cluster of the newest, copied first, and let the others join it, one at a time."""
     if not seen.positions:
-        return []
+        return backups.Guarded(())
     newest, *others = seen.positions
     batch = f"{Action.FORBID_BOOTSTRAP} {facts.machines[newest.name].tier}"
     names = sorted([*(place.name for place in others), *seen.empty], key=number_of)
     bars = [Step(Action.FORBID_BOOTSTRAP, name, batch=batch) for name in names if not facts.machines[name].barred]
     before = frozenset(step.key for step in bars)
     made = Step(Action.BOOTSTRAP, newest.name, after=before, note=str(newest))
-    return _joins(platform, seen, [*bars, made], frozenset({made.key}))
+    guarded = backups.before_bootstrap(platform, facts, made)
+    return replace(guarded, steps=tuple(_joins(platform, seen, [*bars, *guarded.steps], frozenset({made.key}))))
 
 
 def _joins(platform: Platform, seen: Read, steps: list[Step], after: frozenset[str]) -> list[Step]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from thems_jobs.clients.ansible import Ansible
+from thems_jobs.clients.backups import Backups
 from thems_jobs.clients.balancer import Balancers
 from thems_jobs.clients.galera_machines import GaleraMachines
 from thems_jobs.clients.mysql import Databases, ProxySql
@@ -15,11 +16,15 @@ from thems_jobs.clock import Clock
 
 @dataclass(frozen=True)
 class DatabaseClients:
-    """What speaks with the database tier. `proxysql` is None where the proxies are HAProxy."""
+    """What speaks with the database tier.
+
+    `proxysql` is None where the proxies are HAProxy, `backups` where the platform file names no folder for them.
+    """
 
     members: Databases
     machines: GaleraMachines
     proxysql: ProxySql | None
+    backups: Backups | None = None
 
 
 @dataclass(frozen=True)
@@ -34,3 +39,9 @@ class Clients:
     clock: Clock
     roles: Mapping[str, str]  # by tier: digest of the configuration its machines should have
     databases: DatabaseClients | None = None
+
+    def cancel(self) -> None:
+        """End what takes long, soon."""
+        self.ansible.cancel()
+        if self.databases and self.databases.backups:
+            self.databases.backups.cancel()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from thems_jobs import resources
 from thems_jobs.clients.ansible import Ansible
+from thems_jobs.clients.backups import Backups
 from thems_jobs.clients.balancer import Balancers
 from thems_jobs.clients.galera_machines import GaleraMachines
 from thems_jobs.clients.mysql import Databases, ProxySql
@@ -38,12 +39,19 @@ def open_clients(platform: Platform, base: Path, run_dir: Path, clock: Clock) ->
     )
 
 
+def _backups(platform: Platform, base: Path) -> Backups | None:
+    settings = settings_of(platform)
+    if settings is None or settings.backup is None:
+        return None
+    return Backups(base / settings.backup.folder, f"{platform.name}-{settings.tier}-", settings.backup.keep)
+
+
 def _databases(platform: Platform, base: Path, ssh: Ssh) -> DatabaseClients | None:
     settings = settings_of(platform)
     if settings is None:
         return None
     proxysql = ProxySql(settings, base) if settings.proxy == "proxysql" else None
-    return DatabaseClients(Databases(settings, base), GaleraMachines(ssh), proxysql)
+    return DatabaseClients(Databases(settings, base), GaleraMachines(ssh), proxysql, _backups(platform, base))
 
 
 def role_digest(platform: Platform, tier: str) -> str:

@@ -32,6 +32,7 @@ def look_at_databases(platform: Platform, clients: Clients, facts: Facts) -> Fac
         if machine.exists and (machine.converged or machine.ssh_open) and machine.host_key and not machine.power
     }
     addresses = {machine.name: machine.address for machine in machines}
+    copied = _copied(databases)
     answers, seen = clients.clock.at_once(
         lambda question: question(),
         (
@@ -47,7 +48,13 @@ def look_at_databases(platform: Platform, clients: Clients, facts: Facts) -> Fac
     facts = replace(facts, machines={**facts.machines, **known}, standings=kept)
     cluster = regrouped(platform, facts, answers, serving)
     holders = tuple(name for name, view in seen.items() if isinstance(view, Proxy) and settings.address in view.holds)
-    return replace(facts, databases=replace(cluster, holders=holders) if cluster else None)
+    copied |= _copied(databases)  # one that began or ended meanwhile, too
+    cluster = replace(cluster, holders=holders, copied=copied) if cluster else None
+    return replace(facts, databases=cluster, backup=databases.backups.newest() if databases.backups else None)
+
+
+def _copied(databases: DatabaseClients) -> frozenset[str]:
+    return databases.backups.under_way if databases.backups else frozenset()
 
 
 def _to_be_read(facts: Facts, machine: Machine, answers: Mapping[str, Member | Unknown]) -> bool:
@@ -182,6 +189,21 @@ def leave(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Map
     return {"joining": False}
 
 
+def back_up(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Mapping[str, Any]:
+    """Copy all data of a member that serves into the platform's backup folder."""
+    del platform
+    save(_clients(clients), facts, step, stopped=False)
+    return {}
+
+
+def save(databases: DatabaseClients, facts: Facts, step: Step, stopped: bool) -> None:
+    """Copy the data of the step's machine, whose database runs or is stopped, into the platform's backup folder."""
+    machine = facts.machines[step.target]
+    if databases.backups is None:
+        raise ValueError("a backup on a platform that has no folder for it")
+    databases.backups.save(machine.name, lambda: databases.machines.begin_backup(machine.address, stopped))
+
+
 def expect_data(platform: Platform, clients: Clients, facts: Facts, machine: Machine) -> None:
     """Raise Transient if a new member lacks any of the shop's data that another one has."""
     databases, present = _clients(clients), _present(platform, facts, machine.name)
@@ -310,4 +332,4 @@ def quiet(facts: Facts, name: str) -> bool:
     )
 
 
-STEPS = {Action.BOOTSTRAP: bootstrap, Action.JOIN: join, Action.LEAVE: leave}
+STEPS = {Action.BOOTSTRAP: bootstrap, Action.JOIN: join, Action.LEAVE: leave, Action.BACKUP: back_up}

@@ -13,7 +13,7 @@ from thems_jobs.core.plan import Action, Plan, Step
 from thems_jobs.core.platform import Platform
 from thems_jobs.errors import ThemsError
 from thems_jobs.jobs.clients import Clients, DatabaseClients
-from thems_jobs.jobs.databases import read_standings
+from thems_jobs.jobs.databases import read_standings, save
 from thems_jobs.jobs.observe import observe
 from thems_jobs.jobs.perform import perform
 
@@ -53,7 +53,7 @@ def plan(platform: Platform, parameters: Parameters, facts: Facts) -> Plan:
 
 def do(platform: Platform, clients: Clients, steps: Sequence[Step], facts: Facts) -> Mapping[str, Done]:
     """Given a batch of steps of one action, do them and return what became of each."""
-    effects = {Action.FORBID_BOOTSTRAP: _forbid, Action.BOOTSTRAP: _bootstrap}
+    effects = {Action.FORBID_BOOTSTRAP: _forbid, Action.BACKUP: _save, Action.BOOTSTRAP: _bootstrap}
     if steps[0].action not in effects or clients.databases is None:
         return perform(platform, clients, steps, facts)
     effect, databases = effects[steps[0].action], clients.databases
@@ -71,6 +71,11 @@ def do(platform: Platform, clients: Clients, steps: Sequence[Step], facts: Facts
 def _forbid(databases: DatabaseClients, facts: Facts, step: Step) -> Done:
     databases.machines.forbid_bootstrap(step.target, facts.machines[step.target].address)
     return Done(learned={"barred": True})
+
+
+def _save(databases: DatabaseClients, facts: Facts, step: Step) -> Done:
+    save(databases, facts, step, stopped=True)
+    return Done()
 
 
 def _bootstrap(databases: DatabaseClients, facts: Facts, step: Step) -> Done:
@@ -92,5 +97,5 @@ def job(platform: Platform, parameters: Parameters, clients: Clients) -> Job:
         plan=partial(plan, platform, parameters),
         perform=partial(do, platform, clients),
         change_record=clients.proxmox.change_record,
-        cancel=clients.ansible.cancel,
+        cancel=clients.cancel,
     )

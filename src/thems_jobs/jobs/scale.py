@@ -179,5 +179,5 @@ def job(platform: Platform, parameters: Parameters, clients: Clients) -> Job:
         plan=partial(plan, platform, parameters),
         perform=partial(_perform, platform, parameters, clients),
         change_record=clients.proxmox.change_record,
-        cancel=clients.ansible.cancel,
+        cancel=clients.cancel,
     )

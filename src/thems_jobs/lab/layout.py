@@ -126,11 +126,16 @@ class LabLayout:
         return self.directory / "ssh_key"
 
     @property
+    def backups(self) -> Path:
+        """Copies of the database that runs on the lab have made: they are of this lab's database alone."""
+        return self.directory / "backups"
+
+    @property
     def made_by_up(self) -> tuple[Path, ...]:
-        """All that `lab up` makes in the folder and `lab down` removes: everything but cache and lock."""
+        """All that `lab up`, and runs on the lab, make in the folder and `lab down` removes: not cache and lock."""
         return (
             self.endpoint, self.process, self.netns, self.control, self.platform, self.token, self.root_password,
             self.authority, self.certificate, self.certificate_key, self.ssh_key, self.ssh_key.with_suffix(".pub"),
             self.database_platform, self.database_authority, self.database_authority_key, *self.database_passwords,
-            self.state, self.log,
+            self.backups, self.state, self.log,
         )  # fmt: skip

@@ -183,7 +183,9 @@ def seen_by_the_proxies(facts: Facts) -> Facts:
     return replace(facts, databases=replace(facts.databases, proxies=sound.proxies))
 
 
-def follow(facts: Facts, plan: Plan, chance: random.Random, limit: int = 99) -> tuple[Facts, list[str]]:
+def follow(
+    facts: Facts, plan: Plan, chance: random.Random, limit: int = 99, platform: Platform = PLATFORM
+) -> tuple[Facts, list[str]]:
     """Given facts, do any heads of the plan until nothing remains, or so many are done."""
     done = list[str]()
     while plan.steps and len(done) < limit:
@@ -193,10 +195,10 @@ def follow(facts: Facts, plan: Plan, chance: random.Random, limit: int = 99) -> 
         chosen = chance.sample(ready, chance.randint(1, len(ready)))
         for step in chosen:
             before = members(facts)
-            facts = model.after(PLATFORM, facts, plan, step)
+            facts = model.after(platform, facts, plan, step)
             done.append(step.key)
             assert len(members(facts) - before) <= 1
-        rest = recovery.plan(PLATFORM, facts, "shop-db-2")
+        rest = recovery.plan(platform, facts, "shop-db-2")
         assert {s.key for s in rest.steps} == {s.key for s in plan.steps} - {s.key for s in chosen}
         plan = rest
     return facts, done
