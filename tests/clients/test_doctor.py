@@ -32,7 +32,7 @@ class Site:
     base: Path
 
     def connect(self) -> Proxmox:
-        return Proxmox(self.platform.proxmox, self.base, 5)
+        return Proxmox(self.platform.proxmox, self.platform.name, self.base, 5)
 
     def checks(self) -> dict[str, Check]:
         return {check.name: check for check in examine(self.platform, self.base, self.connect())}

@@ -24,7 +24,7 @@ def look(lab: Lab, tmp_path: Path) -> tuple[Platform, Proxmox]:
         platform.proxmox, endpoints=(f"https://127.0.0.1:{lab.port}",), token_file=str(lab.directory / "token"),
         ca_file=lab.ca,
     )  # fmt: skip
-    return platform, Proxmox(settings, tmp_path, 5)
+    return platform, Proxmox(settings, platform.name, tmp_path, 5)
 
 
 def make(lab: Lab, vmid: int, built_at: float, *, template: bool = True, **changes: object) -> None:

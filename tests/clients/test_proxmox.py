@@ -16,7 +16,7 @@ from lab_api import TEMPLATE, TOKEN_USER, Lab
 from thems_jobs.clients.proxmox import Proxmox
 from thems_jobs.core.facts import TemplateImage
 from thems_jobs.core.platform import Proxmox as Settings
-from thems_jobs.core.record import Claim, Record, with_claim
+from thems_jobs.core.record import Claim, Record, with_claim, write
 from thems_jobs.errors import EffectFailed, LeaseLost, Refused, Transient, Unreachable, UsageError
 from waiting import eventually
 
@@ -40,7 +40,7 @@ def connect(lab: Lab, *endpoints: str, timeout_s: float = 10.0) -> Proxmox:
     """A client with a token that may do its work in the pool and look at everything."""
     (lab.directory / "token").chmod(0o600)
     lab.root.access.acl.put(path="/", roles="PVEAuditor", users=TOKEN_USER, tokens=f"{TOKEN_USER}!jobs")
-    return Proxmox(settings(lab, *endpoints), lab.directory, timeout_s)
+    return Proxmox(settings(lab, *endpoints), "shop", lab.directory, timeout_s)
 
 
 def make_record(lab: Lab, description: str = "", name: str = "shop-record", pool: str = "shop") -> None:
@@ -252,10 +252,10 @@ def test_a_token_file_without_a_secret_is_a_mistake(lab: Lab, content: str) -> N
 
 def test_a_token_file_that_is_missing_or_open_to_everybody_is_a_mistake(lab: Lab) -> None:
     with pytest.raises(UsageError, match="No such file"):
-        Proxmox(replace(settings(lab), token_file="nowhere"), lab.directory, 5)
+        Proxmox(replace(settings(lab), token_file="nowhere"), "shop", lab.directory, 5)
     (lab.directory / "token").chmod(0o644)
     with pytest.raises(UsageError, match="every user"):
-        Proxmox(settings(lab), lab.directory, 5)
+        Proxmox(settings(lab), "shop", lab.directory, 5)
 
 
 def test_a_ca_file_that_is_none_is_a_mistake(lab: Lab) -> None:
@@ -263,7 +263,7 @@ def test_a_ca_file_that_is_none_is_a_mistake(lab: Lab) -> None:
     (lab.directory / "no-ca").write_text("nothing")
     for name in ("no-ca", "nowhere"):
         with pytest.raises(UsageError, match="no CA certificate"):
-            Proxmox(replace(settings(lab), ca_file=name), lab.directory, 5)
+            Proxmox(replace(settings(lab), ca_file=name), "shop", lab.directory, 5)
 
 
 # Endpoints
@@ -320,7 +320,7 @@ def test_a_certificate_that_expired_is_named(lab: Lab, certificates: Path, tmp_p
 
 def test_an_unknown_authority_is_not_trusted(lab: Lab) -> None:
     (lab.directory / "token").chmod(0o600)
-    unknown = Proxmox(replace(settings(lab), ca_file=None), lab.directory, 5)
+    unknown = Proxmox(replace(settings(lab), ca_file=None), "shop", lab.directory, 5)
     with pytest.raises(Unreachable, match="certificate"):
         unknown.version()
 
@@ -415,6 +415,12 @@ def test_of_many_writers_none_overwrites_another(lab: Lab) -> None:
         ("somebody's notes", "shop-record", "holds no record"),
         ('{"lease": 7}', "shop-record", "cannot be read"),
         ("", "mailserver", "named mailserver"),
+        ("", "ware-record", "named ware-record, not shop-record"),
+        (
+            write(Record(claims=(Claim("show", {"web": 4}, 2e9, "a test"),)), "ware"),
+            "shop-record",
+            "is of platform ware, not of shop",
+        ),
     ],
 )
 def test_a_record_that_is_not_one_is_refused(lab: Lab, description: str, name: str, found: str) -> None:

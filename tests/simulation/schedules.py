@@ -232,7 +232,7 @@ class Schedule:
 
     def assert_converged(self, wish: Wish) -> None:
         """The platform is as it was asked to be: no more, no less, nothing left over."""
-        record = read(self.world.vms[1000].description)
+        record = read(self.world.vms[1000].description, self.world.platform.name)
         lease = record.lease
         held = lease and lease.until > self.clock.now() and lease.token not in self.dead_tokens
         if record.intents or held:

@@ -102,7 +102,7 @@ def lab_subject(lab: Lab) -> Subject:
         assert lab.ended(qemu.post(vmid=vmid, name="postgres", memory=16)) == "OK"
 
     image = TemplateImage("debian-12", TEMPLATE, "pve1", 0.0)
-    return Subject(Proxmox(settings, lab.directory, 10.0), image, lambda _seconds: None, make_foreign)
+    return Subject(Proxmox(settings, "shop", lab.directory, 10.0), image, lambda _seconds: None, make_foreign)
 
 
 @pytest.fixture(scope="module")

@@ -352,7 +352,7 @@ class Cluster:
         if vm is None:
             raise Refused("record-unreadable", "record VM", "there is no such VM.")
         try:
-            return records.read(vm.description), vm.digest
+            return records.read(vm.description, self.world.platform.name), vm.digest
         except ValueError as error:
             raise Refused("record-unreadable", "record VM", f"{error}.") from error
 

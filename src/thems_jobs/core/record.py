@@ -6,12 +6,14 @@ agents on all hosts share. It holds 8192 characters (the limit of a VM's descrip
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 LIMIT = 8192
 HEADING = "Record of platform {name}, kept by thems-jobs. Do not edit: it holds the lease and the claims."
+_OWNER = re.compile(HEADING.partition("{")[0] + "(?P<platform>[^,{]+), kept by")
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,14 @@ class Record:
     seconds: Mapping[str, float] = field(default_factory=dict)  # measured duration of each action, smoothed
 
 
-def read(description: str) -> Record:
-    """Given the record VM's description, return the record. Raise ValueError if somebody else wrote there."""
+def read(description: str, platform: str) -> Record:
+    """Given the record VM's description and the platform's name, return the record.
+
+    Raise ValueError if somebody else wrote there, or if it is the record of another platform.
+    """
+    owner = _OWNER.match(description)
+    if owner and owner["platform"] != platform:
+        raise ValueError(f"the record is of platform {owner['platform']}, not of {platform}")
     start = description.find("{")
     if start < 0:
         if description.strip():

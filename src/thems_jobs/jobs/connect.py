@@ -25,7 +25,7 @@ def open_clients(platform: Platform, base: Path, run_dir: Path, clock: Clock) ->
 
     Raise UsageError if a secret that the platform file names cannot be read.
     """
-    proxmox = Proxmox(platform.proxmox, base, platform.timeouts.api_s)
+    proxmox = Proxmox(platform.proxmox, platform.name, base, platform.timeouts.api_s)
     ssh = Ssh(platform.ssh.user, base / platform.ssh.key_file, run_dir)
     return Clients(
         proxmox=proxmox,

@@ -107,7 +107,7 @@ def _endpoint(platform: Platform, base: Path, url: str) -> Check:
     required = "an answer over TLS with a certificate that ca_file vouches for"
     alone = replace(platform.proxmox, endpoints=(url,))
     try:
-        Proxmox(alone, base, platform.timeouts.api_s).version()
+        Proxmox(alone, platform.name, base, platform.timeouts.api_s).version()
     except ThemsError as error:
         if error.reference == "token-refused":  # it answered; the token is a check of its own
             return Check(f"endpoint {url}", True, "answers", required)
@@ -183,10 +183,11 @@ def _record(platform: Platform, proxmox: Proxmox) -> Check:
     vmid, name = platform.proxmox.record_vmid, f"{platform.name}-record"
     required = f"a VM {name} without disk in pool {platform.proxmox.pool}"
     make = role.record_command(platform)
+    foreign = "If it is another platform's: mend name, proxmox.record_vmid or proxmox.pool in the platform file."
     try:
         proxmox.read_record()
     except Refused as error:
-        return Check(f"record {vmid}", False, error.detail, required, f"If it was never made: {make}")
+        return Check(f"record {vmid}", False, error.detail, required, f"{foreign} If it was never made: {make}")
     except ThemsError as error:
         return _failed(f"record {vmid}", error, required)
     return Check(f"record {vmid}", True, "readable", required)

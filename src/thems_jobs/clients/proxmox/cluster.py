@@ -29,9 +29,13 @@ _NO_FILE = re.compile(r"No such file or directory")
 class Proxmox:
     """One cluster, by its endpoints and one API token. Every method may be called from several threads at once."""
 
-    def __init__(self, settings: Settings, base: Path, timeout_s: float) -> None:
-        """Given the folder that relative paths start from. Raise UsageError if token or CA file cannot be used."""
+    def __init__(self, settings: Settings, platform: str, base: Path, timeout_s: float) -> None:
+        """Given whose record is read and written, and the folder that relative paths start from.
+
+        Raise UsageError if token or CA file cannot be used.
+        """
         self._settings = settings
+        self._platform = platform
         self._connection = Connection(settings, base, timeout_s)
         self._read, self._write = self._connection.read, self._connection.write
         self._record_lock = threading.Lock()
@@ -131,8 +135,11 @@ class Proxmox:
 
     def read_record(self) -> tuple[Record, str]:
         """Return the platform's record and the digest it was read at. Raise Refused if it is absent or not ours."""
-        record, digest, _ = self._look_at_record()
-        return record, digest
+        config = self._record_vm()
+        try:
+            return records.read(config.description, self._platform), config.digest
+        except ValueError as error:
+            raise self._unreadable(f"{error}.") from error
 
     def change_record(self, change: Callable[[Record], Record]) -> Record:
         """Given a change, make it by compare-and-swap and return the record that was written.
@@ -150,36 +157,35 @@ class Proxmox:
             return rounds(self._swap_record, change)
 
     def _swap_record(self, change: Callable[[Record], Record]) -> Record:
-        old, digest, platform = self._look_at_record()
+        old, digest = self.read_record()
         new = change(old)
         try:
-            text = records.write(new, platform)
+            text = records.write(new, self._platform)
         except ValueError as error:
             raise Refused(
                 "record-full", f"record VM {self._settings.record_vmid}", f"{error}.", "See: thems-jobs status."
             ) from error
-        if text != records.write(old, platform):
+        if text != records.write(old, self._platform):
             self.configure(self._record_node, self._settings.record_vmid, digest, {"description": text})
         return new
 
-    def _look_at_record(self) -> tuple[Record, str, str]:
-        """Return the record, its digest and the platform's name, which the record VM's own name tells."""
+    def _record_vm(self) -> VmConfig:
+        """Return the VM that the record is in. Raise Refused if there is none, or it is not this platform's."""
         vmid, config = self._settings.record_vmid, None
         if self._record_node:
             config = self.config(self._record_node, vmid)
         if config is None:  # not looked for yet, or moved to another node
             self.resources()
             config = self.config(self._record_node, vmid) if self._record_node else None
-        remedy = "Run: thems-jobs doctor. It says how to make or mend it."
-        subject = f"record VM {vmid}"
         if config is None:
-            raise Refused("record-unreadable", subject, f"there is no such VM in pool {self._settings.pool}.", remedy)
-        if not config.name.endswith("-record"):
-            raise Refused("record-unreadable", subject, f"it is named {config.name}, not …-record.", remedy)
-        try:
-            return records.read(config.description), config.digest, config.name.removesuffix("-record")
-        except ValueError as error:
-            raise Refused("record-unreadable", subject, f"{error}.", remedy) from error
+            raise self._unreadable(f"there is no such VM in pool {self._settings.pool}.")
+        if config.name != (name := f"{self._platform}-record"):
+            raise self._unreadable(f"it is named {config.name}, not {name}: it is not the record of this platform.")
+        return config
+
+    def _unreadable(self, detail: str) -> Refused:
+        remedy = "Run: thems-jobs doctor. It says how to make or mend it."
+        return Refused("record-unreadable", f"record VM {self._settings.record_vmid}", detail, remedy)
 
     # Changing
 
