@@ -16,7 +16,7 @@ SUITE = "bookworm"
 
 BASE_PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "python3", "ca-certificates", "curl",
-    "iproute2", "iptables", "iputils-ping", "procps", "less", "nano", "rsync", "socat", "rsyslog", "cron",
+    "iproute2", "iptables", "iputils-ping", "procps", "less", "nano", "rsync", "socat", "rsyslog", "cron", "logrotate",
 )  # fmt: skip
 SHOP_PACKAGES = (
     "apache2", "php-fpm", "php-mysql", "php-curl", "php-gd", "php-mbstring", "php-xml", "php-zip", "php-intl",
