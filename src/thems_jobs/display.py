@@ -22,7 +22,14 @@ EXIT_STYLES = {
     Exit.ABORTED: "bold yellow",
 }  # fmt: skip
 WIDE = 5  # members side by side; of more, only what is not well is written out
-CHANGE_STYLES = {"make": "green", "finish": "green", "restore": "green", "repair": "cyan", "remove": "yellow"}
+CHANGE_STYLES = {
+    "make": "green",
+    "finish": "green",
+    "restore": "green",
+    "repair": "cyan",
+    "backup": "cyan",
+    "remove": "yellow",
+}
 
 
 def words(text: str, style: str = "") -> Text:

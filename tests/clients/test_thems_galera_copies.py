@@ -9,11 +9,17 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from thems_jobs import resources
+from thems_jobs.clients.backups import Backups
+from thems_jobs.clients.galera_machines import GaleraMachines
+from thems_jobs.clients.ssh import Ssh
+from thems_jobs.errors import EffectFailed, Transient
 from waiting import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to the account mysql, which needs root")
@@ -35,6 +41,11 @@ case $1 in
 --move-back) test ! -e "$HERE/dies" || kill -KILL $PPID; mv "$target"/* "$data/";;
 esac""".replace("UUID", UUID),
 }
+
+
+# Instead of a connection: the command that stands behind -- is run here, and only our program may be sudo'ed.
+SSH = """while [ "$1" != -- ]; do shift; done; exec sh -c "$2\""""
+SUDO = """[ "$1" = /usr/local/sbin/thems-galera ] && shift && exec "$PYTHON" "$HERE/thems-galera" "$@\""""
 
 
 class Machine:
@@ -188,6 +199,50 @@ def test_nothing_goes_on_of_a_copy_whose_caller_is_gone(how: str, source: Machin
     source.has("slow", there=False)
     assert source.run("backup")[1]["seqno"] == 41
     assert source.left() == []
+
+
+@pytest.fixture
+def jobs(source: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Backups, GaleraMachines]]:
+    """The backup folder and the client of machines, with the source at the end of every connection."""
+    for name, script in (("ssh", SSH), ("sudo", SUDO)):
+        (source.folder / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (source.folder / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{source.folder / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("HERE", str(source.folder))
+    monkeypatch.setenv("PYTHON", sys.executable)
+    (tmp_path / "key").write_text("a key")
+    ssh = Ssh("thems", tmp_path / "key", tmp_path)
+    ssh.know({"10.77.3.13": "ssh-ed25519 AAAA"})
+    yield Backups(tmp_path / "backups", "shop-db-", keep=2), GaleraMachines(ssh)
+    ssh.close()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_the_jobs_have_saved_can_be_restored(
+    stopped: bool, jobs: tuple[Backups, GaleraMachines], source: Machine, empty: Machine
+) -> None:
+    backups, machines = jobs
+    source.has("running", not stopped)
+    saved = backups.save("shop-db-3", lambda: machines.begin_backup("10.77.3.13", stopped))
+    assert (saved.member, saved.uuid, saved.seqno) == ("shop-db-3", UUID, 41)
+    told = empty.run("restore", given=Path(saved.path).read_bytes())[1]
+    assert (told["uuid"], told["seqno"]) == (saved.uuid, saved.seqno)
+    with pytest.raises(Transient, match="the database runs" if not stopped else "well can be copied"):
+        backups.save("shop-db-3", lambda: machines.begin_backup("10.77.3.13", not stopped))
+    assert backups.newest() == saved
+
+
+def test_a_cancelled_copy_ends_on_the_machine_too(jobs: tuple[Backups, GaleraMachines], source: Machine) -> None:
+    backups, machines = jobs
+    source.has("slow")
+    begun = source.folder / "begun"
+    cancel = threading.Thread(target=lambda: (eventually(begun.exists, "none begun", 20), backups.cancel()))
+    cancel.start()
+    with pytest.raises(EffectFailed, match="cancelled"):
+        backups.save("shop-db-3", lambda: machines.begin_backup("10.77.3.13", False))
+    cancel.join()
+    eventually(lambda: source.left() == [], "the copy goes on", 10)
+    assert backups.newest() is None
 
 
 def of(machine: Machine, entry: Path) -> bool:

@@ -117,6 +117,31 @@ def with_database() -> str:
 DATABASE = with_database()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("keep: 7", "keep: 0", r"database\.cluster\.backup\.keep: found 0, expected at least 1"),
+        ("fresh_s: 3600", "fresh_s: 0", r"database\.cluster\.backup\.fresh_s: found 0(\.0)?, expected a number"),
+        ("folder: /srv/backups/shop", "folder: ''", r"database\.cluster\.backup\.folder: found '', expected a folder"),
+        ("folder: /srv/backups/shop, ", "", r"database\.cluster\.backup\.folder: found nothing"),
+        ("keep: 7", "kept: 7", r"database\.cluster\.backup\.kept: found an unknown key"),
+    ],
+)
+def test_a_mistake_about_backups_is_named(tmp_path: Path, old: str, new: str, sentence: str) -> None:
+    assert DATABASE.count(old) == 1
+    found = refused(tmp_path, DATABASE.replace(old, new))
+    assert any(re.search(sentence, mistake) for mistake in found), found
+
+
+def test_the_backup_folder_is_relative_to_the_file(tmp_path: Path) -> None:
+    text = DATABASE.replace("/srv/backups/shop", "backups")
+    database = read_platform(written(tmp_path, text), {}).database
+    assert database is not None
+    assert database.cluster is not None
+    assert database.cluster.backup is not None
+    assert database.cluster.backup.folder == str(tmp_path / "backups")
+
+
 def test_the_commented_database_of_the_example_is_right(tmp_path: Path) -> None:
     platform = read_platform(written(tmp_path, DATABASE), {})
     assert platform.database is not None

@@ -1,12 +1,12 @@
 """A copy of all data before risk: when one is due, of whom, and what waits for it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from thems_jobs.core.databases import is_database, joined, settings_of, writers
 from thems_jobs.core.facts import Backup, Facts, Phase, Unknown, number_of
 from thems_jobs.core.identity import tier_of
-from thems_jobs.core.plan import Action, Refusal, Step, behind
+from thems_jobs.core.plan import Action, Change, Refusal, Step, behind
 from thems_jobs.core.platform import BackupFolder, Platform
 
 NO_FOLDER = (
@@ -57,6 +57,14 @@ def before_bootstrap(platform: Platform, facts: Facts, made: Step) -> Guarded:
         return Guarded((made,))
     copy = Step(Action.BACKUP, made.target, made.after)
     return Guarded((copy, behind(made, frozenset({copy.key}))), unusable(folder, facts, made.target))
+
+
+def shown(facts: Facts, steps: Sequence[Step], changes: Sequence[Change]) -> tuple[Change, ...]:
+    """Given a plan's steps and what happens to its machines, return that with whom a copy is made of."""
+    copied = [step.target for step in steps if step.action is Action.BACKUP]
+    known = [replace(c, why=f"{c.why}; all data is copied from it") if c.machine in copied else c for c in changes]
+    new = [name for name in copied if name not in {change.machine for change in changes}]
+    return (*(Change("backup", name, facts.machines[name].node, "all data is copied from it") for name in new), *known)
 
 
 def is_fresh(folder: BackupFolder, facts: Facts) -> bool:

@@ -65,7 +65,7 @@ def plan_tiers(
         everything = frozenset(step.key for step in steps)
         steps.append(Step(Action.SETTLE, "record", after=everything))
     slots = {clone_slot(platform, name): platform.proxmox.clones_per_storage for name in platform.tiers}
-    changes = tuple(change for part in parts.values() for change in part.changes)
+    changes = backups.shown(facts, steps, [change for part in parts.values() for change in part.changes])
     warnings = (*_remains(facts), *guarded.warnings)
     return Plan(tuple(steps), tuple(refusals), changes, slots, warnings=warnings, checks=checks)
 

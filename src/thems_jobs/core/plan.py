@@ -127,7 +127,7 @@ class Condition:
 class Change:
     """What happens to one machine, as a person reads it."""
 
-    kind: str  # make, finish, repair, restore, remove; bootstrap, join
+    kind: str  # make, finish, repair, restore, remove, backup; bootstrap, join
     machine: str
     node: str
     why: str

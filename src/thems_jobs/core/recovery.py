@@ -66,7 +66,8 @@ def plan(platform: Platform, facts: Facts, confirmed: str) -> Plan:
         steps, warnings = list(guarded.steps), guarded.warnings
         refusals += guarded.refusals
     refusals += gates.nodes(facts, steps)
-    return Plan(tuple(steps), tuple(refusals), changes=_changes(facts, seen, founded), warnings=warnings)
+    changes = backups.shown(facts, steps, _changes(facts, seen, founded))
+    return Plan(tuple(steps), tuple(refusals), changes=changes, warnings=warnings)
 
 
 def _recovered(platform: Platform, facts: Facts, settings: DatabaseCluster) -> Plan:

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 from platforms import AT
 from test_databases import facts_with_databases, follow, members, order, platform_with_databases, without
-from test_recovery import UUID, crashed, stopped
+from test_recovery import UUID, crashed, stopped, with_member
 from test_recovery import follow as follow_recovery
 
 from thems_jobs.core import approval, databases, model, recovery
-from thems_jobs.core.databases import settings_of
+from thems_jobs.core.databases import NEW, settings_of
 from thems_jobs.core.facts import Backup, Facts, Member, Phase, Proxy, Unknown
 from thems_jobs.core.fleet import plan_tiers
 from thems_jobs.core.plan import Action, Plan, heads
@@ -73,6 +73,16 @@ def test_a_reader_that_stays_is_copied_before_any_member_leaves(seed: int) -> No
     assert leaves
     assert done.index("backup shop-db-3") < min(map(done.index, leaves))
     assert isinstance(facts.backup, Backup)
+
+
+def test_whom_a_copy_is_made_of_stands_in_the_plan() -> None:
+    shrink = {change.machine: change for change in plan_tiers(PLATFORM, five(), DOWN).changes}
+    assert (shrink["shop-db-3"].kind, shrink["shop-db-5"].kind) == ("backup", "remove")
+    facts = facts_with_databases(PLATFORM)
+    new = {c.machine: c for c in plan_tiers(PLATFORM, facts, {"db": 3}, frozenset({"shop-db-2"})).changes}
+    assert new["shop-db-4"].kind == "make"
+    assert "copied" in new["shop-db-4"].why
+    assert "copied" in next(c for c in recovering(PLATFORM).changes if c.kind == "bootstrap").why
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -237,3 +247,13 @@ def test_a_recovery_with_a_copy_leads_to_its_rest(seed: int) -> None:
     facts, done = follow_recovery(facts, plan, random.Random(seed), platform=PLATFORM)
     assert order(done, "forbid-bootstrap shop-db-1", "backup shop-db-2", "bootstrap shop-db-2", "join shop-db-1")
     assert members(facts) == {"shop-db-1", "shop-db-2", "shop-db-3"}
+
+
+def test_after_a_restore_by_hand_the_others_join_empty_as_they_are() -> None:
+    """The way back that docs/database-machines.md shows: one has the copy and made the cluster, two were emptied."""
+    facts = with_member(crashed(stopped(9), stopped(-1, NEW), stopped(-1, NEW)), "shop-db-1", seqno=41)
+    plan = recovery.plan(PLATFORM, facts, "shop-db-1")
+    assert not plan.refusals, [str(refusal) for refusal in plan.refusals]
+    assert [step.key for step in plan.steps] == [
+        "join shop-db-2", "await-sync shop-db-2", "join shop-db-3", "await-sync shop-db-3",
+    ]  # fmt: skip
