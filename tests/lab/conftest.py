@@ -89,8 +89,7 @@ def database_shop(provisioned: Shop, tmp_path_factory: pytest.TempPathFactory) -
     for tier in ("db", "proxy"):
         shop.do("template", "build", tier, "--yes")
     try:
-        run = shop.do("provision", "--yes")
-        assert ("bootstrap", "shop-db-1") in run.steps
+        shop.do("provision", "--yes")
         yield shop
     finally:
         shop.remove_database()

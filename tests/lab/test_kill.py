@@ -67,7 +67,7 @@ def test_runs_killed_after_every_kind_of_step_in_turn_still_end(shop: Shop) -> N
         killed = 0
         while (run := shop.start(*command, on_step=kill_when(is_new)).wait()).code == -signal.SIGKILL:
             killed += 1
-        assert run.code == 0, run
+        assert run.code == 0, str(run)
         assert killed >= 6, f"{way}: only {killed} kills, after {seen}"
         shop.expect_settled(web)
 
@@ -94,7 +94,7 @@ def test_a_run_killed_after_its_nth_step_is_finished_by_the_next(shop: Shop, way
     command, web = WAYS[way]
     to(shop, way)
     run = shop.start(*command, on_step=kill_when(lambda run: len(run.steps) == index)).wait()
-    assert run.code in (0, -signal.SIGKILL), run
+    assert run.code in (0, -signal.SIGKILL), str(run)
     assert index < MOST_STEPS or run.code == 0, f"it has more steps than are tested: {run}"
     shop.run(*command)
     shop.expect_settled(web)
@@ -104,7 +104,7 @@ def stop(shop: Shop, run: Run) -> None:
     """Ask a run to stop, and hold it to what Jenkins relies on."""
     run.send(signal.SIGTERM)
     run.wait(within_s=STOP_S)
-    assert run.code == 143, run
+    assert run.code == 143, str(run)
     assert run.report["outcome"] == "aborted"
     assert run.report["next"].startswith("thems-jobs scale"), run.report["next"]
     eventually(lambda: not run.processes(), f"still there: {run.processes()}", within_s=5)
