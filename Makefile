@@ -51,7 +51,7 @@ test-rehearsals: venv-dev ## faults, roles, and a whole database tier on real ma
 	$(PYTEST) -q -s --durations=15 $(REHEARSALS)
 
 test-kill: venv-dev ## kill a run at every step boundary on lab machines, and run it again (root, long)
-	THEMS_KILL_ALL=1 $(PYTEST) -q tests/lab/test_kill.py --timeout 7200
+	$(PYTEST) -m every_step tests/lab/test_kill.py tests/lab/test_database_kill.py
 
 test-jenkins: venv-dev ## against a real controller: make test-jenkins JENKINS_URL=https://... (docs/jenkins.md)
 	@if [ -n "$(JENKINS_URL)" ]; then JENKINS_URL="$(JENKINS_URL)" $(PYTEST) -q tests/jenkins --timeout 1800; \

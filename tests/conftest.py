@@ -7,7 +7,6 @@ for name in [name for name in os.environ if name.startswith("THEMS_")]:
         "THEMS_LAB_CACHE",
         "THEMS_SEEDS",
         "THEMS_SEED",
-        "THEMS_KILL_ALL",
         "THEMS_KILL_SEED",
         "THEMS_TEST_LAB",
         "THEMS_JENKINS_USER",

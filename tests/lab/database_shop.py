@@ -23,9 +23,10 @@ class DatabaseShop(Shop):
         return report
 
     def remove_database(self) -> None:
-        """Remove the tiers that the other tests' platform does not know."""
+        """Remove the tiers that the other tests' platform does not know, and what was claimed for them."""
         for vm in [*self.tier("db"), *self.tier("proxy")]:
             path = f"/nodes/{vm.node}/qemu/{vm.vmid}"
             self.client.call("PUT", f"{path}/config", protection=0)
             self.client.finish(self.client.call("POST", f"{path}/status/stop"))
             self.client.finish(self.client.call("DELETE", f"{path}?purge=1"))
+        self.run("scale", "--end", "test", "--yes")

@@ -30,7 +30,7 @@ from waiting import eventually
 POOL, RECORD, OUR_IDS = "shop", 9000, range(1000, 1200)
 BALANCERS = ("shop-balancer-1", "shop-balancer-2")
 MARK = "THEMS_TEST_RUN"  # in the environment of a run and of all that it starts
-RUN_S = 240  # no run of these tests takes so long
+RUN_S = 480  # no run of these tests takes so long, on two busy cores
 STOP_S = 20  # Jenkins kills what has not ended so long after SIGTERM
 SETTLE_S = 20  # the list of all VMs lags by 10 s, a server leaves a table when its last request has ended
 

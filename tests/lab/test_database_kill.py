@@ -1,10 +1,9 @@
 """Runs on the database tier, killed and run again while a shop writes orders: no order lost, the cluster as declared.
 
-In `make test-rehearsals` one kill after every kind of step in a row. With THEMS_KILL_ALL=1 (make test-kill) a run of
-its own for every single step.
+In `make test-rehearsals` one kill after every kind of step in a row, in `make test-kill` a run of its own for every
+single step.
 """
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 
@@ -70,7 +69,7 @@ def test_runs_killed_after_every_kind_of_step_in_turn_lose_no_order(shop: Databa
     assert not orders.refused, orders.refused[:3]
 
 
-@pytest.mark.skipif(not os.environ.get("THEMS_KILL_ALL"), reason="every index is run by make test-kill")
+@pytest.mark.every_step
 @pytest.mark.parametrize("index", range(1, MOST_STEPS + 1))
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_killed_after_its_nth_step_loses_no_order(shop: DatabaseShop, way: str, index: int) -> None:

@@ -1,7 +1,7 @@
 """A run that is killed, anywhere, and run again: the same end state, nothing left over, nothing foreign touched.
 
 In `make test` a sample: one kill after every kind of step in a row, and moments from a seed (THEMS_SEED repeats
-one). With THEMS_KILL_ALL=1 a run of its own for every single step.
+one). In `make test-kill` a run of its own for every single step.
 """
 
 import os
@@ -87,7 +87,7 @@ def test_a_run_killed_at_a_random_moment_is_finished_by_the_next(shop: Shop, mom
     shop.expect_settled(web)
 
 
-@pytest.mark.skipif(not os.environ.get("THEMS_KILL_ALL"), reason="every index is run by make test-kill")
+@pytest.mark.every_step
 @pytest.mark.parametrize("index", range(1, MOST_STEPS + 1))
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_killed_after_its_nth_step_is_finished_by_the_next(shop: Shop, way: str, index: int) -> None:
