@@ -62,9 +62,14 @@ def namespaces(pids: list[int]) -> set[str]:
     return _links([Path(f"/proc/{pid}/ns/{kind}") for pid in pids for kind in kinds]) - own
 
 
-def namespaces_alive() -> set[str]:
-    """Return the namespaces any process of this machine is in."""
-    return _links(Path("/proc").glob("[0-9]*/ns/*"))
+def namespaces_of(pids: set[str]) -> set[str]:
+    """Return the namespaces that these processes are in."""
+    return _links([path for pid in pids for path in Path(f"/proc/{pid}/ns").glob("*")])
+
+
+def all_processes() -> set[str]:
+    """Return every process of this machine."""
+    return {path.name for path in Path("/proc").glob("[0-9]*")}
 
 
 def _links(paths: Iterable[Path]) -> set[str]:
@@ -95,11 +100,16 @@ def boot_two_machines(layout: LabLayout) -> None:
         eventually(running, f"VM {vmid} does not run", within_s=30)
 
 
-def assert_nothing_is_left(layout: LabLayout, pids: list[int], theirs: set[str], before: dict[str, object]) -> None:
-    """Check processes, namespaces, mounts, control groups and files."""
+def assert_nothing_is_left(
+    layout: LabLayout, pids: list[int], theirs: set[str], older: set[str], before: dict[str, object]
+) -> None:
+    """Check processes, namespaces, mounts, control groups and files.
+
+    A namespace that is gone leaves its number to the next one: only processes that were there before can be in it.
+    """
     # dead at once; gone when this host's own first process has collected them
     eventually(lambda: not [pid for pid in pids if Path(f"/proc/{pid}").exists()], "processes are left", within_s=10)
-    assert not theirs & namespaces_alive()
+    assert not theirs & namespaces_of(older)
     trees = find_trees()
     assert not (trees.unified / layout.group).exists()
     assert trees.v1_memory is None or not (trees.v1_memory / layout.group).exists()
@@ -113,11 +123,11 @@ def test_down_leaves_nothing_of_a_lab_with_machines(layout: LabLayout) -> None:
     boot_two_machines(layout)
     eventually(lambda: len(lab_processes(layout)) > 10, "hardly any process runs in the lab", within_s=60)
     pids = lab_processes(layout)
-    theirs = namespaces(pids)
+    theirs, older = namespaces(pids), all_processes()
     assert len(theirs) > 10
     down = run_lab("down", "--dir", layout.directory)
     assert (down.returncode, down.stderr) == (0, "")
-    assert_nothing_is_left(layout, pids, theirs, before)
+    assert_nothing_is_left(layout, pids, theirs, older, before)
     again = run_lab("down", "--dir", layout.directory)
     assert again.returncode == 0
     assert "There is no lab" in again.stdout
@@ -129,7 +139,7 @@ def test_a_killed_lab_takes_everything_with_it(layout: LabLayout, below_unshare:
     assert up(layout).returncode == 0
     boot_two_machines(layout)
     pids = lab_processes(layout)
-    theirs = namespaces(pids)
+    theirs, older = namespaces(pids), all_processes()
     victim = world_pid(layout)
     if below_unshare:
         victim = int(Path(f"/proc/{victim}/task/{victim}/children").read_text().split()[0])
@@ -139,7 +149,7 @@ def test_a_killed_lab_takes_everything_with_it(layout: LabLayout, below_unshare:
     assert status.returncode == 4
     assert "no lab is up" in status.stderr
     assert run_lab("down", "--dir", layout.directory).returncode == 0
-    assert_nothing_is_left(layout, pids, theirs, before)
+    assert_nothing_is_left(layout, pids, theirs, older, before)
 
 
 def test_up_after_a_kill_starts_afresh(layout: LabLayout) -> None:
