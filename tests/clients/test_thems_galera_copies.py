@@ -12,14 +12,25 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "core"))
+from test_backup_steps import PLATFORM, five
+
 from thems_jobs import resources
+from thems_jobs.clients.ansible import Ansible
 from thems_jobs.clients.backups import Backups
 from thems_jobs.clients.galera_machines import GaleraMachines
 from thems_jobs.clients.ssh import Ssh
+from thems_jobs.clock import SystemClock
+from thems_jobs.core.facts import Backup
+from thems_jobs.core.plan import Action, Step
 from thems_jobs.errors import EffectFailed, Transient
+from thems_jobs.jobs import galera_recover
+from thems_jobs.jobs.clients import Clients, DatabaseClients
+from thems_jobs.jobs.perform import perform
 from waiting import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to the account mysql, which needs root")
@@ -230,6 +241,27 @@ def test_what_the_jobs_have_saved_can_be_restored(
     with pytest.raises(Transient, match="the database runs" if not stopped else "well can be copied"):
         backups.save("shop-db-3", lambda: machines.begin_backup("10.77.3.13", not stopped))
     assert backups.newest() == saved
+
+
+@pytest.mark.parametrize("do", [perform, galera_recover.do])
+def test_a_step_of_a_plan_copies_what_its_job_is_about(
+    do: Any, jobs: tuple[Backups, GaleraMachines], source: Machine, tmp_path: Path
+) -> None:
+    backups, machines = jobs
+    nobody: Any = None  # the step speaks with none of these
+    ansible = Ansible(nobody, tmp_path, 60)
+    databases = DatabaseClients(nobody, machines, None, backups)
+    clients = Clients(nobody, nobody, nobody, ansible, nobody, SystemClock(), {}, databases)
+    step = Step(Action.BACKUP, "shop-db-3")
+    source.has("running", do is perform)
+    assert do(PLATFORM, clients, (step,), five())[step.key].error is None
+    newest = backups.newest()
+    assert isinstance(newest, Backup)
+    assert (newest.member, newest.seqno) == ("shop-db-3", 41)
+    clients.cancel()
+    error = do(PLATFORM, clients, (step,), five())[step.key].error
+    assert error is not None
+    assert "cancelled" in str(error)
 
 
 def test_a_cancelled_copy_ends_on_the_machine_too(jobs: tuple[Backups, GaleraMachines], source: Machine) -> None:

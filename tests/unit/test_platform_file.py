@@ -121,7 +121,7 @@ DATABASE = with_database()
     ("old", "new", "sentence"),
     [
         ("keep: 7", "keep: 0", r"database\.cluster\.backup\.keep: found 0, expected at least 1"),
-        ("fresh_s: 3600", "fresh_s: 0", r"database\.cluster\.backup\.fresh_s: found 0(\.0)?, expected a number"),
+        ("fresh_s: 3600", "fresh_s: 0", r"database\.cluster\.backup\.fresh_s: found 0(\.0)?, expected at least 60"),
         ("folder: /srv/backups/shop", "folder: ''", r"database\.cluster\.backup\.folder: found '', expected a folder"),
         ("folder: /srv/backups/shop, ", "", r"database\.cluster\.backup\.folder: found nothing"),
         ("keep: 7", "kept: 7", r"database\.cluster\.backup\.kept: found an unknown key"),

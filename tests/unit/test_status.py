@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parent / "core"))
-from test_backups import BARE, DOWN, PLATFORM, five, saved
+from test_backup_steps import BARE, DOWN, PLATFORM, five, saved
 
 from thems_jobs.core.facts import Backup, Unknown
 from thems_jobs.core.fleet import plan_tiers

@@ -250,7 +250,8 @@ def _last_word(said: str) -> dict[str, Any]:
 
 def _why(member: str, code: int | None, told: dict[str, Any], said: str) -> Transient | EffectFailed | Unreachable:
     """Given how the program on the machine ended (None: it did not), return that as an error."""
-    detail = f"{told.get('error') or ' '.join(said.split())[-200:] or f'its backup ended with {code}'}."
+    words = " ".join(line for line in said.splitlines() if not line.startswith("{"))[-200:]
+    detail = f"{told.get('error') or words.strip().rstrip('.') or f'its backup ended with {code}'}."
     if code == UNEXPECTED:
         return Transient(member, detail)
     if code == BAD_USAGE:

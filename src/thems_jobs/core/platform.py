@@ -423,7 +423,7 @@ def _cluster_mistakes(platform: Platform, cluster: DatabaseCluster) -> list[Mist
     expect(0 < ratio <= 1, "flow_control_limit_ratio", ratio, "a share of the time, above 0 and at most 1")
     if (backup := cluster.backup) is not None:
         expect(bool(backup.folder.strip()), "backup.folder", backup.folder, "a folder, for example /srv/backups/shop")
-        expect(backup.fresh_s > 0, "backup.fresh_s", backup.fresh_s, "a number of seconds above 0")
+        expect(backup.fresh_s >= 60, "backup.fresh_s", backup.fresh_s, "at least 60 seconds")
         expect(backup.keep >= 1, "backup.keep", backup.keep, "at least 1")
     return found
 
