@@ -389,7 +389,9 @@ def _stopped(state: _Run) -> _Ending:
 
 
 def _given_up(state: _Run) -> bool:
-    return state.clock.now() - state.closed_since > (state.job.platform.timeouts.patience_s if state.ended else 0)
+    """True if the gate was closed for too long. What is given back at the same time may be what opens it."""
+    begun = state.ended or state.calls
+    return state.clock.now() - state.closed_since > (state.job.platform.timeouts.patience_s if begun else 0)
 
 
 def _closed(state: _Run, plan: Plan) -> _Ending:

@@ -6,9 +6,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from clock import Killed, VirtualClock
+from invariants_databases import DatabaseMonitor
+from schedules_databases import (
+    PROXIES,
+    database_odds,
+    disturb,
+    furnish_databases,
+    keeps_majority,
+    what_is_wrong,
+    with_databases,
+)
 from session import (
     AnsibleOfRun,
+    BackupsOfRun,
     BalancersOfRun,
+    DatabasesOfRun,
     Faults,
     ProxmoxOfRun,
     Session,
@@ -37,11 +49,13 @@ from thems_jobs.core.platform import (
 from thems_jobs.core.record import Claim, Record, read, write
 from thems_jobs.errors import ThemsError
 from thems_jobs.jobs import provision, scale
-from thems_jobs.jobs.clients import Clients
+from thems_jobs.jobs.clients import Clients, DatabaseClients
 from thems_jobs.runner import Options, run
 
-ROLES = {"web": "role-of-web", "lb": "role-of-lb"}
-TIMEOUTS = Timeouts(clone_s=120, boot_s=60, converge_s=300, up_s=30, drain_s=60, stop_s=60, destroy_s=60, patience_s=30)
+ROLES = {tier: f"role-of-{tier}" for tier in ("web", "lb", "db", "proxy")}
+TIMEOUTS = Timeouts(clone_s=120, boot_s=60, converge_s=300, up_s=30, drain_s=60, stop_s=60, destroy_s=60, patience_s=30,
+                    sync_s=600)  # fmt: skip
+DATABASES_EVERY = 3  # so many schedules is one on a platform with a database cluster
 CLEAN_RUNS = 5  # after the last fault the same command must have converged within so many runs
 
 
@@ -72,15 +86,25 @@ class Monitor:
     least: int = 0
     foreign: dict[int, tuple[object, ...]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.databases = DatabaseMonitor(self.world)
+
     def expect_less(self) -> None:
-        """Something outside took machines away: from now on so many are the most that can be kept."""
-        self.least = min(self.least, self.serving())
+        """Something outside took machines away: from now on those that are left are to be kept."""
+        self.least = 0
+        self.databases.expect_less()
 
     def serving(self) -> int:
         holder = self.world.current_holder()
         return len(self.world.served_by(holder)) if holder else 0
 
+    def before(self, what: str, vm: Vm) -> None:
+        if broken := self.databases.before(what, vm):
+            raise Broken(broken)
+
     def check(self) -> None:
+        if broken := self.databases.check():
+            raise Broken(broken)
         serving = self.serving()
         if serving < self.least:
             raise Broken(f"{serving} machines serve, {self.least} must")
@@ -115,14 +139,13 @@ class Wish:
 
 
 def scale_wish(platform: Platform, parameters: scale.Parameters) -> Wish:
-    return Wish(
-        f"scale {parameters.tiers or ''}", lambda _, clients: scale.job(platform, parameters, clients), ("web",)
-    )
+    tiers = tuple(parameters.tiers or ("web",))
+    return Wish(f"scale {parameters.tiers or ''}", lambda _, clients: scale.job(platform, parameters, clients), tiers)
 
 
 def provision_wish(platform: Platform, *replaced: str) -> Wish:
     parameters = provision.Parameters(replace=replaced)
-    tiers = tuple(sorted({tier_of(platform, name) or "" for name in replaced})) or ("lb", "web")
+    tiers = tuple(sorted({tier_of(platform, name) or "" for name in replaced})) or tuple(platform.tiers)
     command = "provision " + " ".join(f"--replace {name}" for name in replaced)
     return Wish(command, lambda _, clients: provision.job(platform, parameters, clients), tiers, replaced)
 
@@ -138,6 +161,7 @@ class Schedule:
     dead_tokens: set[str] = field(default_factory=set)
     runs: int = 0
     last: Session | None = None  # of the latest run
+    calm_at: float = 0.0  # when what was to go wrong for a while is over
 
     def __post_init__(self) -> None:
         self.clock = VirtualClock(self.chance)
@@ -146,20 +170,22 @@ class Schedule:
 
     # The world at the beginning
 
-    def furnish(self, web: int, balancers: int, claims: tuple[Claim, ...] = ()) -> None:
+    def furnish(self, web: int, balancers: int, claims: tuple[Claim, ...] = (), databases: int = 0) -> None:
         """Make template, record and machines that serve, as earlier runs would have left them."""
         nodes, pool, long_ago = self.platform.proxmox.nodes, self.platform.proxmox.pool, self.clock.now() - 86400
         self.world.vms[900] = Vm(900, "debian", nodes[0], pool, template=True, created_at=long_ago)
         text = write(Record(claims=claims), self.platform.name)
         self.world.vms[1000] = Vm(1000, "shop-record", nodes[0], pool, text, created_at=long_ago)
-        for tier, count in (("web", web), ("lb", balancers)):
+        counts = {"web": web, "lb": balancers, "db": databases, "proxy": PROXIES if databases else 0}
+        for tier, count in counts.items():
             for number in range(1, count + 1):
                 self._furnish_machine(tier, number, nodes[number % len(nodes)], long_ago)
         table = {vm.name: (f"{vm.address}:80", 100) for vm in self.ours() if tier_of(self.platform, vm.name) == "web"}
         for vm in self.ours():
             if tier_of(self.platform, vm.name) == "lb":
                 vm.table = dict(table)
-        self.world.check = self.monitor.check
+        furnish_databases(self.world)
+        self.world.check, self.world.before = self.monitor.check, self.monitor.before
         self.monitor.check()
 
     def _furnish_machine(self, tier: str, number: int, node: str, at: float) -> None:
@@ -185,10 +211,13 @@ class Schedule:
         token = f"run-{self.runs}"
         session = Session(self.world, self.chance, faults or Faults(), meanwhile or (lambda: None), self.late)
         self.last = session
+        databases: Any = DatabasesOfRun(session)
+        tier = DatabaseClients(databases, databases, None, cast(Any, BackupsOfRun(session)))
         clients = Clients(
             proxmox=cast(Any, ProxmoxOfRun(session)), ssh=cast(Any, SshOfRun(session)),
             balancers=cast(Any, BalancersOfRun(session)), ansible=cast(Any, AnsibleOfRun(session)),
             web=cast(Any, WebOfRun(session)), clock=self.clock, roles=ROLES,
+            databases=tier if self.platform.database else None,
         )  # fmt: skip
         options = Options(
             wish.command, token, lambda _plan, _facts: True, token, is_over=lambda other: other in self.dead_tokens
@@ -253,11 +282,21 @@ class Schedule:
         for vm in self.ours():
             if tier_of(self.platform, vm.name) == "lb" and vm.table != serving:
                 raise Broken(f"the table of {vm.name} is {vm.table}, expected {serving}")
+        if "db" in wish.tiers:
+            self.assert_sound()
+
+    def assert_sound(self) -> None:
+        """The database cluster, if there is one, is whole, and its proxies agree."""
+        wanted = targets(
+            self.platform, Facts(self.clock.now(), read(self.world.vms[1000].description, self.platform.name))
+        )
+        if self.platform.database and (broken := what_is_wrong(self.world, wanted["db"])):
+            raise Broken(broken)
 
     def obstacle(self) -> str:
         """Return what stands in the way of every further run, if anything does."""
         for vm in self.world.vms.values():
-            if vm.vmid in self.monitor.foreign and (vm.vmid in range(1100, 1220) or vm.name != "postgres"):
+            if vm.vmid in self.monitor.foreign and (vm.vmid in range(1100, 1420) or vm.name != "postgres"):
                 return f"VM {vm.vmid} of somebody else in our way"
             if vm.running and vm.ready_at == float("inf"):
                 return f"{vm.name} never boots"
@@ -279,8 +318,13 @@ def _carry_out(effect: Callable[[], object]) -> None:
 def schedule_of(seed: int, trace: Callable[[str], None] = lambda _line: None) -> Schedule:
     """Given a seed, play a schedule to its end. Raise Broken where an invariant does not hold."""
     chance = random.Random(seed)
-    schedule = Schedule(make_platform(chance), chance, trace)
-    wish = _begin(schedule)
+    platform = make_platform(chance)
+    if seed % DATABASES_EVERY == 1:
+        platform = with_databases(platform, chance)
+    schedule = Schedule(platform, chance, trace)
+    wish = _begin_with_databases(schedule) if platform.database else _begin(schedule)
+    if platform.database and chance.random() < 0.35:
+        schedule.calm_at = disturb(schedule.world, chance, trace)
     if chance.random() < 0.15:
         _add_stranger(schedule)
     if chance.random() < 0.15:
@@ -297,14 +341,30 @@ def schedule_of(seed: int, trace: Callable[[str], None] = lambda _line: None) ->
         if not schedule.obstacle():
             raise Broken(f"not converged after {CLEAN_RUNS} runs without faults: {_why(outcome)}")
         return schedule
-    schedule.clock.pass_by(120)  # what a dead or halted run had begun has ended by then
+    # What a dead or halted run had begun has ended by then, and all that disturbs for a while.
+    schedule.clock.pass_by(max(120.0, schedule.calm_at - schedule.clock.now()))
     outcome = schedule.run(wish)
     if outcome is None or outcome.exit is not Exit.OK:
         if schedule.obstacle():
             return schedule
         raise Broken(f"converged, but the next run ends otherwise: {_why(outcome)}")
     schedule.assert_converged(wish)
-    return schedule
+    return _provision_after(schedule)
+
+
+def _provision_after(schedule: Schedule) -> Schedule:
+    """A wish leaves alone what it does not ask for; provisioning mends that, too, on a platform with databases."""
+    if not schedule.platform.database or schedule.obstacle():
+        return schedule
+    wish = provision_wish(schedule.platform)
+    for _ in range(CLEAN_RUNS):
+        outcome = schedule.run(wish)
+        if outcome is not None and outcome.exit is Exit.OK:
+            schedule.assert_converged(wish)
+            return schedule
+        schedule.clock.pass_by(TIMEOUTS.lease_s + 1)
+        _follow_advice(schedule, outcome)
+    raise Broken(f"not as declared after {CLEAN_RUNS} runs of provision: {_why(outcome)}")
 
 
 def _follow_advice(schedule: Schedule, outcome: Outcome | None) -> None:
@@ -312,8 +372,10 @@ def _follow_advice(schedule: Schedule, outcome: Outcome | None) -> None:
     for refusal in outcome.refusals if outcome else ():
         if "it is a second" in refusal.measured:
             schedule.world.vms.pop(int(refusal.subject.split()[1]))
-        if refusal.reference == "balancer-unreachable":
+        if refusal.reference in ("balancer-unreachable", "proxy-unreachable"):
             schedule.run(provision_wish(schedule.platform, refusal.subject))
+        if refusal.reference == "database-unreachable":
+            schedule.run(provision_wish(schedule.platform))
 
 
 def _why(outcome: Outcome | None) -> str:
@@ -342,6 +404,28 @@ def _begin(schedule: Schedule) -> Wish:
     return provision_wish(platform, f"shop-lb-{chance.randint(1, 2)}")
 
 
+def _begin_with_databases(schedule: Schedule) -> Wish:
+    """Choose what there is and what is asked for, of the database as a rule."""
+    chance, platform, now = schedule.chance, schedule.platform, schedule.clock.now()
+    web, db = platform.tiers["web"], platform.tiers["db"]
+    kind = chance.choice(("provision", "up", "up", "down", "down", "replace", "replace", "replace-proxy"))
+    if kind == "provision":
+        schedule.furnish(0, 0)
+        return provision_wish(platform)
+    counts = {"web": chance.randint(web.baseline, web.maximum), "db": chance.choice((3, 5, 5, 7))}
+    if kind == "up":
+        schedule.furnish(web.baseline, 2, databases=db.baseline)
+        return scale_wish(platform, scale.Parameters(counts, now + 10**6, "show", by="anna"))
+    if kind == "down":
+        claim = Claim("show", counts, now - 1, "anna")
+        schedule.furnish(counts["web"], 2, (claim,), databases=max(counts["db"], db.baseline))
+        return scale_wish(platform, scale.Parameters())
+    schedule.furnish(web.baseline, 2, databases=db.baseline)
+    if kind == "replace":  # the first one is the writer
+        return provision_wish(platform, f"shop-db-{chance.randint(1, db.baseline)}")
+    return provision_wish(platform, f"shop-proxy-{chance.randint(1, PROXIES)}")
+
+
 def _add_stranger(schedule: Schedule) -> None:
     """Somebody else has an id of ours, a name of ours, a tag of ours, or a copy of one of our machines."""
     chance, node = schedule.chance, schedule.platform.proxmox.nodes[0]
@@ -365,17 +449,26 @@ def _break_something(schedule: Schedule) -> None:
     """Something fails at a random moment, by itself: a machine dies, or a node with all that is on it."""
     chance, world = schedule.chance, schedule.world
 
+    def _return(node: str) -> None:
+        world.offline.discard(node)
+        world.changed()
+
     def die() -> None:
         victims = [vm for vm in schedule.ours() if vm.running]
         if not victims:
             return
-        schedule.monitor.least = 0
         victim = chance.choice(victims)
-        if chance.random() < 0.7 or len(schedule.platform.proxmox.nodes) < 3:
+        alone = chance.random() < 0.7 or len(schedule.platform.proxmox.nodes) < 3
+        lost = [victim] if alone else [vm for vm in schedule.ours() if vm.node == victim.node]
+        if not keeps_majority(world, lost):
+            return
+        if alone:
             victim.running, victim.ready_at, victim.changed_at = False, float("inf"), world.now()
         else:
             world.offline.add(victim.node)
-            schedule.clock.later(chance.uniform(60, 2000), lambda: world.offline.discard(victim.node))
+            schedule.clock.later(chance.uniform(60, 2000), lambda: _return(victim.node))
+        schedule.monitor.expect_less()
+        world.changed()
         schedule.trace(f"{world.now():.1f} {victim.name} dies, offline: {world.offline}")
 
     schedule.clock.later(chance.uniform(0, 200), die)
@@ -386,6 +479,8 @@ def _faulty_runs(schedule: Schedule, wish: Wish) -> Outcome | None:
     chance, outcome = schedule.chance, None
     rough = chance.choice((0.0, 0.01, 0.05))
     schedule.world.odds = _odds(chance)
+    if schedule.platform.database:
+        schedule.world.odds = database_odds(chance, schedule.world.odds)
     for _ in range(chance.randint(1, 4)):
         faults = Faults(
             read_fails=rough * chance.random() / 4, refused=rough, lost=rough, failed=rough * chance.random() / 4,

@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 from clock import Gone, Killed
 from world import Cluster, Machines, World
+from world_databases import Programs
 
 from thems_jobs.clients.proxmox import Resources, Task, VmConfig
-from thems_jobs.core.facts import Balancer, TemplateImage, Unknown
+from thems_jobs.core.facts import Backup, Balancer, Member, Proxy, Standing, TemplateImage, Unknown
 from thems_jobs.core.record import Record
 from thems_jobs.errors import EffectFailed, Transient, Unreachable
 
@@ -42,6 +43,7 @@ class Session:
     meanwhile: Callable[[], None] = lambda: None  # what happens while the run is stalled
     late: list[Callable[[], object]] = field(default_factory=list)
     calls: int = 0
+    writes: list[int] = field(default_factory=list)  # the numbers of the calls that change something
     dead: bool = False
 
     def read(self, effect: Callable[[], T]) -> T:
@@ -70,6 +72,8 @@ class Session:
         if self.dead:
             raise Gone
         self.calls += 1
+        if effect:
+            self.writes.append(self.calls)
         if self.calls > CALLS_LIMIT:
             raise AssertionError(f"{self.calls} calls: the run goes round in circles")
         if self.calls == self.faults.stall_at:
@@ -178,32 +182,58 @@ class BalancersOfRun:
     def _one(self, name: str, address: str) -> Balancer:
         return self._session.read(lambda: self._machines.show(name, address))
 
+    def show_proxies(self, hosts: Mapping[str, str]) -> dict[str, Proxy | Unknown]:
+        views: dict[str, Proxy | Unknown] = {}
+        for name, address in hosts.items():
+            try:
+                views[name] = self._proxy(name, address)
+            except (Unreachable, EffectFailed) as error:
+                views[name] = Unknown(error.detail)
+        return views
+
+    def _proxy(self, name: str, address: str) -> Proxy:
+        return self._session.read(lambda: self._session.world.proxies.show(name, address))
+
     def change(
         self,
         hosts: Mapping[str, str],
         wanted: Mapping[str, tuple[str, int | None]],
         least_serving: int = 0,
         generations: Mapping[str, str] | None = None,
+        order: Sequence[str] = (),
     ) -> None:
-        views = {name: self._one(name, address) for name, address in hosts.items()}
-        for name, view in views.items():
-            if view.generation not in ((generations or {}).get(name, view.generation), self._written.get(name)):
+        views = {name: self._state(name, address) for name, address in hosts.items()}
+        for name, (generation, serving) in views.items():
+            if generation not in ((generations or {}).get(name, generation), self._written.get(name)):
                 raise Transient(name, "its list of servers was changed by somebody else meanwhile.")
-            serving = {key for key, server in view.servers.items() if server.up and server.weight > 0}
             taken = {key for key in serving if key in wanted and not wanted[key][1]}
             if taken and len(serving - taken) < least_serving:
                 raise Transient(name, f"only {len(serving - taken)} servers would go on serving there.")
         errors = []
         for name, address in hosts.items():
-            generation = views[name].generation
             try:
                 self._written[name] = self._session.write(
-                    lambda n=name, a=address, g=generation: self._machines.apply(n, a, g, wanted)  # type: ignore[misc]
+                    lambda n=name, a=address, g=views[name][0]: self._apply(n, a, g, wanted, order)  # type: ignore[misc]
                 )
             except (Transient, Unreachable, EffectFailed) as error:
                 errors.append(error)
         if errors:
             raise errors[0]
+
+    def _state(self, name: str, address: str) -> tuple[str, set[str]]:
+        """Return a table's generation, and the servers that are up and have weight."""
+        if self._machines.is_proxy(address):
+            proxy = self._proxy(name, address)
+            return proxy.generation, {key for key, backend in proxy.backends.items() if backend.status == "up"}
+        view = self._one(name, address)
+        return view.generation, {key for key, server in view.servers.items() if server.up and server.weight > 0}
+
+    def _apply(
+        self, name: str, address: str, expected: str, wanted: Mapping[str, tuple[str, int | None]], order: Sequence[str]
+    ) -> str:
+        if self._machines.is_proxy(address):
+            return self._session.world.proxies.apply(name, address, expected, wanted, order)
+        return self._machines.apply(name, address, expected, wanted)
 
     def hand_over(self, name: str, address: str) -> None:
         self._session.write(lambda: self._machines.hand_over(name, address))
@@ -256,3 +286,57 @@ class WebOfRun:
             self._session.read(lambda: self._machines.get(name, address))
         except Unreachable as error:
             raise Transient(name, error.detail) from error
+
+
+class DatabasesOfRun:
+    """`clients.mysql.Databases` and `clients.galera_machines.GaleraMachines` as far as our jobs use them."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._programs = session, Programs(session.world)
+
+    def members(self, hosts: Mapping[str, str], window_s: float | None = None) -> dict[str, Member | Unknown]:
+        del window_s
+        answers: dict[str, Member | Unknown] = {}
+        for name, address in hosts.items():
+            try:
+                answers[name] = self._member(name, address)
+            except Unreachable as error:
+                answers[name] = Unknown(error.detail)
+        return answers
+
+    def _member(self, name: str, address: str) -> Member:
+        return self._session.read(lambda: self._programs.member(name, address))
+
+    def differences(self, source: tuple[str, str], copy: tuple[str, str]) -> tuple[str, ...]:
+        return self._session.read(lambda: self._programs.differences(source[1], copy[1]))
+
+    def show(self, name: str, address: str) -> Standing:
+        return self._session.read(lambda: self._programs.show(name, address))
+
+    def join(self, name: str, address: str, donors: Sequence[str], members: Sequence[str]) -> None:
+        self._session.write(lambda: self._programs.join(name, address, donors, members))
+
+    def bootstrap(self, name: str, address: str, standing: Standing, absent: Sequence[str]) -> None:
+        self._session.write(lambda: self._programs.bootstrap(name, address, standing, absent))
+
+    def leave(self, name: str, address: str) -> Standing:
+        return self._session.write(lambda: self._programs.leave(name, address))
+
+    def begin_backup(self, address: str, stopped: bool) -> Any:
+        return lambda: self._programs.copied(address, stopped)
+
+
+class BackupsOfRun:
+    """`clients.backups.Backups` as far as our jobs use it."""
+
+    under_way: frozenset[str] = frozenset()
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def newest(self) -> Backup | Unknown | None:
+        return max(self._session.world.backups, key=lambda backup: backup.at, default=None)
+
+    def save(self, member: str, begin: Callable[[], Callable[[], Backup]]) -> None:
+        del member
+        self._session.write(lambda: self._session.world.backups.append(begin()()))

@@ -1,16 +1,19 @@
-"""A scale up, a scale down and two replacements, killed at every call: after its effect, or with it still to come."""
+"""Scaling up and down and replacements, killed at every call: after its effect, or with it still to come."""
 
+import os
 import random
 from collections.abc import Callable
 
 import pytest
 from schedules import TIMEOUTS, Schedule, Wish, make_platform, provision_wish, scale_wish
+from schedules_databases import with_databases
 from session import Faults
 
 from thems_jobs.core.outcome import Exit
 from thems_jobs.core.record import Claim
 from thems_jobs.jobs import scale
 
+EVERY_CALL = bool(os.environ.get("THEMS_EVERY_CALL"))
 Begin = Callable[[Schedule], Wish]
 
 
@@ -35,29 +38,59 @@ def replacement_of_a_balancer(schedule: Schedule) -> Wish:
     return provision_wish(schedule.platform, "shop-lb-1")
 
 
+def databases_up(schedule: Schedule) -> Wish:
+    schedule.furnish(2, 2, databases=3)
+    until = schedule.clock.now() + 10**6
+    return scale_wish(schedule.platform, scale.Parameters({"db": 5}, until, "show", by="anna"))
+
+
+def databases_down(schedule: Schedule) -> Wish:
+    schedule.furnish(2, 2, (Claim("show", {"db": 5}, schedule.clock.now() - 1, "anna"),), databases=5)
+    return scale_wish(schedule.platform, scale.Parameters())
+
+
+def replacement_of_the_writer(schedule: Schedule) -> Wish:
+    schedule.furnish(2, 2, databases=3)
+    return provision_wish(schedule.platform, "shop-db-1")
+
+
+def replacement_of_a_proxy(schedule: Schedule) -> Wish:
+    schedule.furnish(2, 2, databases=3)
+    return provision_wish(schedule.platform, "shop-proxy-1")
+
+
+WEB = (up, down, replacement, replacement_of_a_balancer)
+DATABASES = (databases_up, databases_down, replacement_of_the_writer, replacement_of_a_proxy)
+
+
 def schedule(begin: Begin) -> tuple[Schedule, Wish]:
-    made = Schedule(make_platform(random.Random(2)), random.Random(0))
+    chance = random.Random(2)
+    platform = make_platform(chance)
+    made = Schedule(with_databases(platform, chance) if begin in DATABASES else platform, random.Random(0))
     return made, begin(made)
 
 
-def calls_of(begin: Begin) -> int:
-    """Return how many calls the command needs when nothing goes wrong."""
+def calls_of(begin: Begin) -> list[int]:
+    """Return the numbers of the calls of the command when nothing goes wrong; of a database tier, of its effects.
+
+    Between two effects a run only looks, and the whole of it for a database tier is long.
+    """
     whole, wish = schedule(begin)
     outcome = whole.run(wish)
     assert outcome is not None
     assert outcome.exit is Exit.OK
     assert whole.last is not None
-    return whole.last.calls
+    return whole.last.writes if begin in DATABASES and not EVERY_CALL else list(range(1, whole.last.calls + 1))
 
 
 @pytest.mark.parametrize("how", ["after", "late"])  # "before" a call is after the one before it
-@pytest.mark.parametrize("begin", [up, down, replacement, replacement_of_a_balancer], ids=lambda begin: begin.__name__)
+@pytest.mark.parametrize("begin", [*WEB, *DATABASES], ids=lambda begin: begin.__name__)
 def test_killed_at_any_call_the_same_command_finishes(begin: Begin, how: str) -> None:
-    total = calls_of(begin)
-    assert total > 50
-    for index in range(1, total + 1):
+    calls = calls_of(begin)
+    assert len(calls) > 10
+    for index in calls:
         killed, wish = schedule(begin)
-        where = f"call {index} of {total}, {how}"
+        where = f"call {index} of {calls[-1]}, {how}"
         assert killed.run(wish, Faults(kill_at=index, kill_how=how)) is None, where
         killed.land_late_effects()
         if index % 2:  # the next run is on the same host and sees that its process is gone
@@ -76,6 +109,7 @@ def test_killed_at_any_call_the_same_command_finishes(begin: Begin, how: str) ->
         assert outcome is not None
         assert outcome.exit is Exit.OK, where
         killed.assert_converged(wish)
+        killed.assert_sound()
 
 
 def test_a_second_run_is_refused_and_told_who_holds_the_platform() -> None:

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from clock import VirtualClock
+from world_databases import Database, Galera, Proxies
 
 from thems_jobs.clients.proxmox import Resources, Task, VmConfig, VmRow
 from thems_jobs.core import record as records
-from thems_jobs.core.facts import Balancer, Counters, Node, Server, Storage, TemplateImage
+from thems_jobs.core.facts import Backup, Balancer, Counters, Node, Server, Storage, TemplateImage
+from thems_jobs.core.galera import SYNCED
 from thems_jobs.core.platform import Platform
 from thems_jobs.core.record import Record
 from thems_jobs.errors import EffectFailed, Refused, Transient, Unreachable
@@ -49,6 +51,7 @@ class Vm:
     converged: str = ""  # the role it was configured for
     table: dict[str, tuple[str, int]] = field(default_factory=dict)  # a balancer's own list of servers
     leaves: dict[str, float] = field(default_factory=dict)  # server: when its last visitor will have left
+    database: Database = field(default_factory=Database)
 
     @property
     def address(self) -> str:
@@ -80,6 +83,8 @@ class Odds:
     never_boots: float = 0.0
     destroy_fails: float = 0.0
     never_drains: float = 0.0
+    copy_slow: float = 0.0  # of all data, to a new member of the database cluster
+    copy_fails: float = 0.0
 
 
 class World:
@@ -93,6 +98,9 @@ class World:
         self.offline: set[str] = set()
         self.holder = 0  # the vmid of the balancer that has the VRRP address
         self.check: Callable[[], None] = lambda: None  # asked after every change
+        self.before: Callable[[str, Vm], None] = lambda _what, _vm: None  # told what we are about to do to a machine
+        self.galera, self.proxies = Galera(self), Proxies(self)
+        self.backups: list[Backup] = []  # whole ones
         self._numbers = itertools.count(1)
 
     # What is
@@ -133,6 +141,8 @@ class World:
     # What happens
 
     def changed(self) -> None:
+        if self.platform.database:
+            self.galera.settle()
         self.check()
 
     def task(self, node: str, kind: str, vmid: int, seconds: float, end: Callable[[], str]) -> str:
@@ -168,6 +178,10 @@ class World:
         vm.running, vm.changed_at = on, self.now()
         boots = not self.luck(self.odds.never_boots)
         vm.ready_at = self.now() + self.chance.uniform(1, 8) if on and boots else float("inf")
+        if not on:
+            self.galera.stop(vm)
+        elif boots:
+            self.clock.later(vm.ready_at - self.now(), lambda: self.galera.boot(vm))
         self.changed()
 
     def take_id(self, vmid: int) -> None:
@@ -312,7 +326,7 @@ class Cluster:
 
     def shutdown(self, node: str, vmid: int, timeout_s: float) -> str:
         world, seconds = self.world, self.world.chance.uniform(0.5, min(timeout_s, 8))
-        world.ours(node, vmid)
+        world.before("shutdown", world.ours(node, vmid))
 
         def end() -> str:
             vm = world.vms.get(vmid)
@@ -416,11 +430,18 @@ class Machines:
         return self.generation(vm)
 
     def hand_over(self, name: str, address: str) -> None:
+        if self.is_proxy(address):
+            self.world.proxies.hand_over(name, address)
+            return
         vm = self._balancer(name, address)
         peers = [other for other in self.world.vms.values() if other is not vm and self.world.balances(other)]
         if self.world.current_holder() is vm and peers:
             self.world.holder = peers[0].vmid
         self.world.changed()
+
+    def is_proxy(self, address: str) -> bool:
+        vm = self.world.at(address)
+        return vm is not None and vm.converged == "proxy"
 
     def play(self, address: str, key: str, role: str) -> str:
         """Configure one machine; return what went wrong."""
@@ -442,5 +463,5 @@ class Machines:
                 raise Transient(name, f"http://{address} answered 503, expected 200.")
             return
         vm = world.at(address)
-        if vm is None or not vm.converged:
+        if vm is None or not vm.converged or (vm.converged == "database" and vm.database.state != SYNCED):
             raise Transient(name, f"http://{address} does not answer.")

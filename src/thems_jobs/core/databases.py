@@ -5,7 +5,19 @@ from dataclasses import replace
 from itertools import pairwise
 
 from thems_jobs.core import galera
-from thems_jobs.core.facts import Backend, Balancer, Cluster, Facts, Member, Phase, Proxy, Server, Unknown, number_of
+from thems_jobs.core.facts import (
+    Backend,
+    Balancer,
+    Cluster,
+    Facts,
+    Member,
+    Phase,
+    Proxy,
+    Server,
+    Standing,
+    Unknown,
+    number_of,
+)
 from thems_jobs.core.identity import tier_of
 from thems_jobs.core.plan import Action, Condition, Refusal, Step, behind
 from thems_jobs.core.platform import DatabaseCluster, Platform
@@ -57,6 +69,12 @@ def joined(facts: Facts, name: str) -> bool:
     return member is not None and member.status == "Primary" and member.state in whole and member.ready is True
 
 
+def silent(facts: Facts, name: str) -> bool:
+    """True if a member has not answered, but its machine says that it is one: a gate waits for its answer."""
+    standing = facts.standings.get(name)
+    return told(facts, name) is None and isinstance(standing, Standing) and standing.running and standing.view != "none"
+
+
 def founded(platform: Platform, facts: Facts) -> bool:
     """True if there is, or ever was, a cluster: then nobody may make another one by guess."""
     settings = settings_of(platform)
@@ -86,6 +104,23 @@ def writers(facts: Facts) -> frozenset[str]:
     """Return who gets the writes, as each proxy that answers tells."""
     proxies = facts.databases.proxies.values() if facts.databases else ()
     return frozenset(proxy.writer for proxy in proxies if isinstance(proxy, Proxy) and proxy.writer)
+
+
+def to_write(platform: Platform, facts: Facts) -> str:
+    """Return who shall be the writer where the proxies' lists have other orders, as somebody's hand leaves them.
+
+    It is the one that the shop uses now; "" if they agree, or if it is their checks that differ.
+    """
+    settings, cluster = settings_of(platform), facts.databases
+    if settings is None or settings.proxy != "haproxy" or cluster is None:
+        return ""
+    seen = {name: proxy for name, proxy in cluster.proxies.items() if isinstance(proxy, Proxy)}
+    states = {frozenset((name, b.status) for name, b in proxy.backends.items()) for proxy in seen.values()}
+    named = {name: proxy.writer for name, proxy in seen.items() if proxy.writer}
+    if len(states) > 1 or len(set(named.values())) < 2:
+        return ""
+    able = {name: writer for name, writer in named.items() if writer in cluster.members}
+    return next((able[holder] for holder in cluster.holders if holder in able), min(able.values(), default=""))
 
 
 def in_turn(platform: Platform, facts: Facts, tier: str, steps: Sequence[Step], leaving: Sequence[str]) -> list[Step]:
@@ -132,14 +167,16 @@ def closed(platform: Platform, facts: Facts, steps: Sequence[Step], found: Seque
     if cluster is None:
         return [Refusal("database-unreachable", f"tier {settings.tier}", "not asked", "an answer from every member",
                         "Run the command again; if that does not help, report it.")]  # fmt: skip
-    down = _nobody_left(platform, facts, settings) if not _staying(cluster, steps) else []
+    down = _nobody_left(platform, facts, settings) if not _staying(facts, cluster, steps) else []
     return down + list(galera.refusals(found))
 
 
-def _staying(cluster: Cluster, steps: Sequence[Step]) -> dict[str, Member | Unknown]:
-    """Given the steps, return the members that none of them brings back."""
+def _staying(facts: Facts, cluster: Cluster, steps: Sequence[Step]) -> dict[str, Member | Unknown]:
+    """Given the steps, return the members but those that they bring back, and those that are off and removed for it."""
     coming = {step.target for step in steps if step.action in BRINGS_BACK}
-    return {name: answer for name, answer in cluster.members.items() if name not in coming}
+    off = {name for name, machine in facts.machines.items() if machine.exists and not machine.running}
+    gone = {step.target for step in steps if step.action is Action.AWAIT_DESTROY and step.target in off}
+    return {name: answer for name, answer in cluster.members.items() if name not in coming | gone}
 
 
 def checks(
@@ -147,23 +184,20 @@ def checks(
 ) -> tuple[Condition, ...]:
     """Given the steps on the database's two tiers and targets by tier, return what must hold for them to be taken.
 
-    Members that the plan brings back, and proxies that it makes or removes, are not held against it.
+    Members that the plan brings back or drains, and proxies that it makes or removes, are not held against it.
     """
     settings, cluster = settings_of(platform), facts.databases
     if settings is None or cluster is None or not steps:
         return ()
     touched = {step.target for step in steps if step.action is not Action.RETIRE}
-    members = _staying(cluster, steps)
+    members = _staying(facts, cluster, steps)
     if not members:
         return ()
     proxies = {name: answer for name, answer in cluster.proxies.items() if name not in touched}
     moving = tuple(sorted({*cluster.moving, *(cluster.members.keys() - members.keys())}))
     seen = replace(cluster, members=members, proxies=proxies, expected=len(members), moving=moving)
     asked = galera.Asked(target=targets.get(settings.tier) or platform.tiers[settings.tier].baseline)
-    allow = {(reference, name) for reference in WHILE_COPIED for name in cluster.copied}
-    if _one_joins(facts, settings):
-        allow |= {(reference, name) for reference in WHILE_JOINING for name in members}
-    found = galera.conditions(settings, seen, asked, allow)
+    found = galera.conditions(settings, seen, asked, _allowed(facts, settings, members, steps))
     made = any(step.action is Action.SERVE and step.target not in cluster.members for step in steps)
     passed = {"galera-placement"}  # where machines go is this plan's own choice
     passed |= OF_PROXIES if made and not proxies else set()
@@ -182,6 +216,23 @@ def _nobody_left(platform: Platform, facts: Facts, settings: DatabaseCluster) ->
             "at least one member with all data", "Find out which one has the newest data: thems-jobs galera-recover.",
         )
     ]  # fmt: skip
+
+
+def _allowed(
+    facts: Facts, settings: DatabaseCluster, members: Mapping[str, Member | Unknown], steps: Sequence[Step]
+) -> set[tuple[str, str]]:
+    """Return what is accepted of members: they are slower while one joins, and proxies leave the donor alone then.
+
+    One that is to be drained may be so on some of the proxies already.
+    """
+    copied = facts.databases.copied if facts.databases else ()
+    allow = {(reference, name) for reference in WHILE_COPIED for name in copied}
+    allow |= {("proxies-disagree", step.target) for step in steps if step.action is Action.WITHDRAW}
+    if _one_joins(facts, settings):
+        allow |= {(reference, name) for reference in WHILE_JOINING for name in members}
+        giving = {name for name, told in members.items() if isinstance(told, Member) and told.state == galera.DONOR}
+        allow |= {("proxies-disagree", name) for name in giving}
+    return allow
 
 
 def _one_joins(facts: Facts, settings: DatabaseCluster) -> bool:

@@ -264,8 +264,8 @@ def _on(value: bool | None) -> str:
 def _proxies(cluster: Cluster, allow: Allowed) -> Iterator[Condition]:
     """Every proxy sends the writes to one and the same member, and has all members in reserve."""
     answering = [proxy for proxy in cluster.proxies.values() if isinstance(proxy, Proxy)]
-    writers = sorted({proxy.writer for proxy in answering})
     excused = {name for reference, name in allow if reference == "proxies-disagree"} | {*cluster.moving}
+    writers = sorted({proxy.writer for proxy in answering} - excused)
     wanted = [name for name in cluster.members if name not in excused]
     required = f"one writer and {len(wanted)} members up, the same on every proxy"
     for name, proxy in cluster.proxies.items():
@@ -276,7 +276,7 @@ def _proxies(cluster: Cluster, allow: Allowed) -> Iterator[Condition]:
         wrong += [f"{member} is no member" for member in proxy.backends if member not in {*cluster.members, *excused}]
         if proxy.writer not in cluster.members:
             wrong.append(f"writer {proxy.writer} is no member" if proxy.writer else "no writer")
-        elif len(writers) > 1:
+        elif len(writers) > 1 and proxy.writer not in excused:
             wrong.append(f"writer {proxy.writer}, elsewhere {', '.join({*writers} - {proxy.writer}) or 'none'}")
         measured = ", ".join(wrong) or f"writer {proxy.writer}, {len(wanted)} up"
         remedy = "Look at the proxies' checks of that member; a proxy with another list was changed by hand."

@@ -98,7 +98,8 @@ def steps_to_serve(platform: Platform, facts: Facts, machine: Machine, node: str
     outdated = not machine.converged or machine.converged != facts.roles.get(tier, machine.converged)
     renewed = machine.renewed and not boot
     apart = databases.is_database(platform, tier) and (
-        not databases.joined(facts, name) or any(step.action is Action.START for step in boot)
+        not (databases.joined(facts, name) or databases.silent(facts, name))
+        or any(step.action is Action.START for step in boot)
     )
     restore = not (boot or unwell or renewed or apart) and _short_of_visitors(platform, facts, machine)
     serving = machine.phase is Phase.SERVING or restore
@@ -143,9 +144,11 @@ def _steps_to_boot(platform: Platform, machine: Machine, node: str) -> list[Step
 
 
 def _short_of_visitors(platform: Platform, facts: Facts, machine: Machine) -> bool:
-    """True if the machine could serve more visitors at once than the balancers send it."""
+    """True if the machine could serve more visitors at once than the balancers send it, or all writes for good."""
     if not balanced(platform, machine.tier):
         return False
+    if databases.to_write(platform, facts) == machine.name:
+        return True
     seen = registrations(platform, facts, machine)
     if machine.phase is Phase.DRAINING:  # and not admitted anew, as one is that had left the tables already
         return any(server is not None and server.weight != platform.balancing.admit_weight for server in seen)

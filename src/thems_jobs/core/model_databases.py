@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from thems_jobs.core.databases import is_database, is_proxy, regrouped, settings_of, told
+from thems_jobs.core.databases import is_database, is_proxy, regrouped, settings_of, to_write, told
 from thems_jobs.core.facts import Backend, Backup, Facts, Member, Proxy, Standing, Unknown
 from thems_jobs.core.galera import PERCONA_IN_SERVICE, SYNCED
 from thems_jobs.core.identity import address_of, tier_of
@@ -25,7 +25,10 @@ def after(platform: Platform, facts: Facts, step: Step) -> Facts:
     answers: Answers = {**cluster.members, **cluster.arriving}
     proxies: Proxies = cluster.proxies
     if is_database(platform, tier):
-        answers, proxies = _of_member(platform, answers, proxies, step)
+        if step.action is Action.RESTORE and to_write(platform, facts) == name:
+            proxies = {key: replace(p, writer=name) if isinstance(p, Proxy) else p for key, p in proxies.items()}
+        else:
+            answers, proxies = _of_member(platform, answers, proxies, step)
     elif is_proxy(platform, tier):
         proxies = _of_proxy(platform, proxies, step)
     now = regrouped(platform, facts, _in_one_view(answers), _with_writers(proxies))

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from thems_jobs.clients.ssh import Ssh
-from thems_jobs.core.databases import IN_USE, NEW, joined, regrouped, settings_of, told, writers
+from thems_jobs.core.databases import IN_USE, NEW, joined, regrouped, settings_of, to_write, told, writers
 from thems_jobs.core.facts import Facts, Machine, Member, Phase, Proxy, Standing, Unknown
 from thems_jobs.core.plan import Action, Step
-from thems_jobs.core.platform import DatabaseCluster, Platform
+from thems_jobs.core.platform import Platform
 from thems_jobs.errors import EffectFailed, ThemsError, Transient, Unreachable
 from thems_jobs.jobs.clients import Clients, DatabaseClients
 
@@ -246,46 +246,50 @@ def change_table(platform: Platform, clients: Clients, facts: Facts, steps: Sequ
     hosts = {name: facts.machines[name].address for name in facts.databases.proxies if name in facts.machines}
     names = [step.target for step in steps]
     if _clients(clients).proxysql is not None:
-        _change_proxysql(clients, facts, hosts, names, weight)
+        _change_proxysql(platform, clients, facts, hosts, names, weight)
     else:
-        _change_haproxy(settings, clients, facts, hosts, names, weight)
+        _change_haproxy(platform, clients, facts, hosts, names, weight)
     if weight == 0:
         _await_another_writer(platform, clients, hosts, facts, frozenset(names))
 
 
 def _change_haproxy(
-    settings: DatabaseCluster, clients: Clients, facts: Facts, hosts: Mapping[str, str], names: Sequence[str],
+    platform: Platform, clients: Clients, facts: Facts, hosts: Mapping[str, str], names: Sequence[str],
     weight: int | None,
 ) -> None:  # fmt: skip
+    settings = settings_of(platform)
+    port = settings.port if settings else 0
     use = None if weight is None else IN_USE if weight else 0
     known = {name: facts.machines[name].address for name in names if name in facts.machines}
-    wanted = {name: (f"{known[name]}:{settings.port}" if name in known else "", use) for name in names}
+    wanted = {name: (f"{known[name]}:{port}" if name in known else "", use) for name in names}
     proxies = facts.databases.proxies if facts.databases else {}
     seen = {name: proxy.generation for name, proxy in proxies.items() if isinstance(proxy, Proxy)}
-    clients.balancers.change(
-        hosts, wanted, least_serving=1 if weight == 0 else 0, generations=seen, order=_order(facts, names, weight)
-    )
+    order = _order(platform, facts, names, weight)
+    clients.balancers.change(hosts, wanted, least_serving=1 if weight == 0 else 0, generations=seen, order=order)
 
 
-def _order(facts: Facts, names: Sequence[str], weight: int | None) -> list[str]:
+def _order(platform: Platform, facts: Facts, names: Sequence[str], weight: int | None) -> list[str]:
     """Return who comes first in every proxy's table: the writer of now unless it is drained; the drained come last."""
     proxies = facts.databases.proxies.values() if facts.databases else ()
     seen = dict.fromkeys(name for proxy in proxies if isinstance(proxy, Proxy) for name in proxy.backends)
-    writing = [name for name in sorted(writers(facts)) if not (weight == 0 and name in names)]
+    first = to_write(platform, facts)
+    writing = [name for name in sorted(writers(facts), key=lambda name: (name != first, name))
+               if not (weight == 0 and name in names)]  # fmt: skip
     rest = [name for name in seen if name not in writing and name not in names]
     return [*dict.fromkeys([*writing, *rest, *names])]
 
 
 def _change_proxysql(
-    clients: Clients, facts: Facts, hosts: Mapping[str, str], names: Sequence[str], weight: int | None
-) -> None:
+    platform: Platform, clients: Clients, facts: Facts, hosts: Mapping[str, str], names: Sequence[str],
+    weight: int | None,
+) -> None:  # fmt: skip
     """ProxySQL's monitor decides who is in use; a member is drained by its own switch, which it follows."""
     databases, proxysql = _clients(clients), _clients(clients).proxysql
     known = {name: facts.machines[name].address for name in names if name in facts.machines}
     if weight:
         for name, address in known.items():
             databases.members.reject_queries(name, address, on=False)
-    listed = [name for name in _order(facts, names, weight) if weight is not None or name not in names]
+    listed = [name for name in _order(platform, facts, names, weight) if weight is not None or name not in names]
     members = {name: facts.machines[name].address for name in listed if name in facts.machines}
     if proxysql is not None and members:
         proxysql.change(hosts, members)
@@ -320,7 +324,7 @@ def take_over_table(platform: Platform, clients: Clients, facts: Facts, proxy: M
         for machine in _machines(platform, facts)
         if machine.phase in (Phase.SERVING, Phase.DRAINING) and told(facts, machine.name)
     }
-    order = _order(facts, (), None)
+    order = _order(platform, facts, (), None)
     clients.balancers.change({proxy.name: proxy.address}, entries, order=[n for n in order if n in entries])
 
 

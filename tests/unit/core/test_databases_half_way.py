@@ -1,0 +1,101 @@
+"""Database plans that begin where something died or was changed by hand, as the simulation came upon them."""
+
+import random
+from dataclasses import replace
+
+from test_databases import facts_with_databases, follow, members, platform_with_databases, refusals, without
+
+from thems_jobs.core.facts import Backend, Facts, Member, Phase, Proxy, Standing, Unknown
+from thems_jobs.core.fleet import plan_tiers
+from thems_jobs.core.galera import DONOR
+
+
+def with_proxies(facts: Facts, first: Proxy, second: Proxy) -> Facts:
+    assert facts.databases is not None
+    return replace(facts, databases=replace(facts.databases, proxies={"shop-proxy-1": first, "shop-proxy-2": second}))
+
+
+def proxies_of(facts: Facts) -> tuple[Proxy, Proxy]:
+    assert facts.databases is not None
+    first, second = facts.databases.proxies.values()
+    assert isinstance(first, Proxy)
+    assert isinstance(second, Proxy)
+    return first, second
+
+
+def test_a_dead_member_that_is_one_too_many_is_removed() -> None:
+    platform = platform_with_databases()
+    facts = facts_with_databases(platform, count=5)
+    facts = without(platform, facts, "shop-db-2", lambda m: replace(m, running=False, ssh_open=False))
+    facts, _ = follow(platform, facts, lambda f: plan_tiers(platform, f, {"db": 3}), random.Random(1))
+    assert len(members(facts)) == 3
+    assert "shop-db-2" not in facts.machines
+
+
+def test_a_silent_member_that_runs_is_not_removed() -> None:
+    facts = facts_with_databases(platform_with_databases(), count=5)
+    assert facts.databases is not None
+    silent = {**facts.databases.members, "shop-db-5": Unknown("timed out")}
+    facts = replace(facts, databases=replace(facts.databases, members=silent))
+    assert "database-unreachable" in refusals(facts, {"db": 3})
+
+
+def test_a_donor_that_the_proxies_leave_alone_holds_nobody_up_while_another_joins() -> None:
+    platform = platform_with_databases()
+    facts = facts_with_databases(platform)
+    cluster = facts.databases
+    assert cluster is not None
+    giving = cluster.members["shop-db-3"]
+    assert isinstance(giving, Member)
+    first, second = (
+        replace(proxy, backends={**proxy.backends, "shop-db-3": Backend("10.77.3.13", "down", 0)})
+        for proxy in proxies_of(facts)
+    )
+    facts = with_proxies(facts, first, second)
+    assert facts.databases is not None
+    gives = {**cluster.members, "shop-db-3": replace(giving, state=DONOR, busy=("a copy of the whole machine",))}
+    facts = replace(facts, databases=replace(facts.databases, members=gives))
+    assert "proxies-disagree" in refusals(facts, {"db": 5})
+    machine = facts.machines["shop-db-3"]
+    assert machine.stamp is not None
+    stamp = replace(machine.stamp, machine="shop-db-4", vmid=1303, phase=Phase.BUILDING)
+    joining = replace(machine, name="shop-db-4", vmid=1303, stamp=stamp, address="10.77.3.14", joining=True)
+    facts = replace(facts, machines={**facts.machines, "shop-db-4": joining})
+    assert refusals(facts, {"db": 5}) == set()
+
+
+def test_a_writer_that_was_drained_on_one_proxy_only_is_drained_on_all() -> None:
+    platform = platform_with_databases()
+    first, second = proxies_of(facts_with_databases(platform))
+    drained = {**first.backends, "shop-db-1": Backend("10.77.3.11", "drained", 0)}
+    facts = with_proxies(facts_with_databases(platform), replace(first, writer="shop-db-2", backends=drained), second)
+    plan = plan_tiers(platform, facts, {"db": 3}, frozenset({"shop-db-1"}))
+    assert not plan.refusals
+    assert "withdraw shop-db-1" in {step.key for step in plan.steps}
+
+
+def test_proxies_with_other_orders_are_given_that_of_the_one_in_use() -> None:
+    platform = platform_with_databases()
+    first, second = proxies_of(facts_with_databases(platform))
+    facts = with_proxies(facts_with_databases(platform), replace(first, writer="shop-db-3"), second)
+    plan = plan_tiers(platform, facts, {"db": 3})
+    assert [step.key for step in plan.steps] == ["restore shop-db-3"]  # the first proxy has the address
+    facts, _ = follow(platform, facts, lambda f: replace(plan_tiers(platform, f, {"db": 3}), refusals=()),
+                      random.Random(1))  # fmt: skip
+    assert {proxy.writer for proxy in proxies_of(facts)} == {"shop-db-3"}
+    down = {**second.backends, "shop-db-3": Backend("10.77.3.13", "down", 0)}
+    facts = with_proxies(facts, replace(first, writer="shop-db-3"), replace(second, backends=down))
+    assert not plan_tiers(platform, facts, {"db": 3}).steps, "their checks differ, not their orders"
+
+
+def test_a_member_that_is_silent_but_says_itself_that_it_is_one_is_waited_for_and_not_joined_anew() -> None:
+    platform = platform_with_databases()
+    facts = facts_with_databases(platform)
+    assert facts.databases is not None
+    silent = {**facts.databases.members, "shop-db-2": Unknown("timed out")}
+    facts = replace(facts, databases=replace(facts.databases, members=silent))
+    runs = {"shop-db-2": Standing(True, "11111111-2222-3333-4444-555555555555", 7, "member")}
+    assert not plan_tiers(platform, replace(facts, standings=runs), {"db": 3}).steps
+    runs = {"shop-db-2": Standing(True, "11111111-2222-3333-4444-555555555555", 7, "none")}
+    keys = {step.key for step in plan_tiers(platform, replace(facts, standings=runs), {"db": 3}).steps}
+    assert "await-sync shop-db-2" in keys
