@@ -95,7 +95,10 @@ class Machine:
     warm: bool = False  # checked and warmed up since then
     joining: bool = False  # its database was started and becomes a member of the cluster
     barred: bool = False  # in this run, whatever would let its database make a cluster was taken back
-    image: ImageStamp | None = None  # of a VM that becomes a template
+    image: ImageStamp | None = None  # of a VM that becomes a template, or is one that may be removed
+    template: bool = False  # it is one already
+    rests: tuple[str, ...] = ()  # the machines whose disks rest on it
+    in_use: str = ""  # why Proxmox refused to remove it, as this run was told
     disk_gib: int = 0  # of the same
 
     @property

@@ -2,7 +2,7 @@
 
 A template that machines were cloned from cannot be replaced in place: their disks rest on it. So every build makes a
 new VM; the newest template of a tier's name is the one that is cloned. The first has the id that the platform file
-gives; later ones have the highest free ids of the tier's own range.
+gives; later ones have the highest free ids of the tier's own range. Old ones are removed when nothing rests on them.
 """
 
 import json
@@ -82,14 +82,17 @@ def plan_build(platform: Platform, tier_name: str, since: float, facts: Facts) -
     tier, digest = platform.tiers[tier_name], facts.roles.get(tier_name, "")
     newest, name = facts.templates.get(tier_name), tier.template.name
     machine = facts.machines[name]
-    leftovers = [other for other in facts.machines.values() if other.name != name and other.exists]
+    others = [other for other in facts.machines.values() if other.name != name and other.exists]
+    leftovers = [other for other in others if not other.template]
     steps = [step for other in leftovers for step in _discard(platform, other)]
     changes = [Change("remove", other.name, other.node, "an earlier build left it over") for other in leftovers]
     if newest and newest.roles == digest and newest.built_at >= since:
         if machine.exists:
             steps += _discard(platform, machine)
             changes.append(Change("remove", name, machine.node, "it is not needed any more"))
-        return Plan(tuple(steps), changes=tuple(changes))
+        old, warnings = _old(others, 1)
+        steps += [step for other in old for step in _discard(platform, other)]
+        return Plan(tuple(steps), changes=(*changes, *map(_removal, old)), warnings=warnings)
     node, refusals = machine.node, gates.quorum(facts) + gates.readable_record(platform, facts)
     if not machine.exists:
         nodes = place(tier, 1, rooms(platform, facts, tier_name, {}))
@@ -100,8 +103,31 @@ def plan_build(platform: Platform, tier_name: str, since: float, facts: Facts) -
         )
     gone = frozenset(step.key for step in steps if step.action is Action.AWAIT_DESTROY)  # they have the address
     steps += _remaining(platform, machine, tier, node, digest, gone)
+    old, warnings = _old(others, 0)
+    steps += [step for other in old for step in _discard(platform, other, frozenset({steps[-1].key}))]
     kind, why = ("finish", "an earlier run left it half-made") if machine.exists else ("make", "a new template")
-    return Plan(tuple(steps), tuple(refusals), (*changes, Change(kind, name, node, why)))
+    changes += [Change(kind, name, node, why), *map(_removal, old)]
+    return Plan(tuple(steps), tuple(refusals), tuple(changes), warnings=warnings)
+
+
+def keepers(tier: Tier) -> int:
+    """Given a tier, return how many of its newest templates stay whatever is built: a new one takes the last place."""
+    return tier.template.keep_templates - 1
+
+
+def _old(others: Collection[Machine], staying: int) -> tuple[list[Machine], tuple[str, ...]]:
+    """Given the templates beyond those that stay in any case, return those to remove, and what is to be said.
+
+    `staying`: so many of them fill the places up that no new template takes.
+    """
+    templates = sorted((m for m in others if m.template and m.image), key=lambda m: -m.image.built_at)  # type: ignore[union-attr]
+    old = [machine for machine in templates[staying:] if not machine.rests]
+    refused = [f"Template VM {machine.vmid} is kept: {machine.in_use}." for machine in old if machine.in_use]
+    return [machine for machine in old if not machine.in_use], tuple(refused)
+
+
+def _removal(machine: Machine) -> Change:
+    return Change("remove", machine.name, machine.node, "an old template that no machine rests on")
 
 
 def _to_begin(name: str, tier: Tier, facts: Facts) -> list[Refusal]:
@@ -135,14 +161,14 @@ def _wait(action: Action, name: str, reason: str, deadline_s: float) -> Step:
     return Step(action, name, wait=Wait(reason, 1.0, deadline_s))
 
 
-def _discard(platform: Platform, machine: Machine) -> tuple[Step, ...]:
-    """Given a VM that is of no use, return the steps that remove it."""
+def _discard(platform: Platform, machine: Machine, after: frozenset[str] = frozenset()) -> tuple[Step, ...]:
+    """Given a VM that is of no use, return the steps that remove it, behind those named in `after`."""
     name, limits, steps = machine.name, platform.timeouts, list[Step]()
     if machine.running:
         steps += [] if machine.power == "stopping" else [Step(Action.STOP, name)]
         steps.append(_wait(Action.AWAIT_STOP, name, "it shuts down", limits.stop_s))
     steps += [] if machine.power == "destroying" else [Step(Action.DESTROY, name)]
-    return chain([*steps, _wait(Action.AWAIT_DESTROY, name, "Proxmox removes it", limits.destroy_s)])
+    return chain([*steps, _wait(Action.AWAIT_DESTROY, name, "Proxmox removes it", limits.destroy_s)], after)
 
 
 def _remaining(

@@ -84,7 +84,8 @@ def machine_rows(facts: Facts) -> tuple[MachineRow, ...]:
             servers = [view.servers[machine.name] for view in views if machine.name in view.servers]
             rows.append(
                 MachineRow(
-                    machine.name, tier, machine.node, machine.address, str(machine.phase or "cloning"),
+                    machine.name, tier, machine.node, machine.address,
+                    str(machine.phase or ("template" if machine.template else "cloning")),
                     sum(server.connections for server in servers) if servers else None,
                     min(server.weight for server in servers) if servers else None,
                 )

@@ -55,13 +55,17 @@ class Ssh:
 
 @dataclass(frozen=True)
 class Template:
-    """What a tier's machines are cloned from. `image` is the volume it is first built from."""
+    """What a tier's machines are cloned from. `image` is the volume it is first built from.
+
+    `keep_templates`: so many of the newest stay, older ones are removed when no machine rests on them any more.
+    """
 
     name: str
     vmid: int
     storage: str
     image: str | None = None
     max_age_days: int = 35
+    keep_templates: int = 2
     __pydantic_config__ = _STRICT
 
 
@@ -319,6 +323,8 @@ def _tier_mistakes(path: str, name: str, tier: Tier) -> list[Mistake]:
         tier.template.max_age_days,
         "at least 1 day",
     )
+    kept = tier.template.keep_templates
+    expect(kept >= 1, ".template.keep_templates", kept, "at least 1")
     spare = tier.maximum + 1  # a replacement exists beside the machine it replaces
     try:
         count = len(vmids_of(tier))

@@ -1,5 +1,6 @@
 """template build: make what a tier's machines are cloned from, out of its image and its Ansible role."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,10 +25,11 @@ from thems_jobs.core.platform import Platform
 from thems_jobs.core.record import Record
 from thems_jobs.errors import EffectFailed, IdentityMismatch, Refused, ThemsError, Transient
 from thems_jobs.jobs.clients import Clients
-from thems_jobs.jobs.images import find_images, newest_template
+from thems_jobs.jobs.images import TAG, find_images, newest_template, old_templates
 from thems_jobs.jobs.perform import converge_variables
 
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
+IN_USE = re.compile(r"base volume '.*' is still in use")  # from Proxmox, before it removed anything
 GIB_IN = {"K": 1024**-2, "M": 1024**-1, "G": 1.0, "T": 1024.0}
 
 
@@ -79,21 +81,21 @@ def observe(platform: Platform, parameters: Parameters, clients: Clients, previo
     Raise EffectFailed if a task that this run began has failed.
     """
     if previous is None or look.anew:
-        return _everything(platform, parameters, clients)
+        return _everything(platform, parameters, clients, previous)
     facts = replace(previous, at=clients.clock.now())
     names = {*look.touched, *(step.target for step in look.waits)} & set(facts.machines)
     machines = {name: _again(platform, clients, facts.machines[name]) for name in names}
     facts = replace(facts, machines={**facts.machines, **machines})
     if any(machine.image and not machine.exists for machine in machines.values()):  # gone, or a template now
-        return _everything(platform, parameters, clients)
+        return _everything(platform, parameters, clients, facts)
     return facts
 
 
-def _everything(platform: Platform, parameters: Parameters, clients: Clients) -> Facts:
+def _everything(platform: Platform, parameters: Parameters, clients: Clients, before: Facts | None) -> Facts:
     """Look at all there is. What cannot be finished is known by its id, what can be by the template's name."""
     tier, now, resources = parameters.tier, clients.clock.now(), clients.proxmox.resources()
     name, address = platform.tiers[tier].template.name, build_address(platform.tiers[tier])
-    images = find_images(platform, tier, resources, clients.proxmox)
+    images = list(find_images(platform, tier, resources, clients.proxmox))
     building = [f for f in images if f.stamp and f.stamp.tier == tier and not f.is_template]
     machines, since = {name: Machine(name, tier, 0, address)}, _since(platform, parameters, now)
     for found in sorted(building, key=lambda found: found.row.vmid):
@@ -103,6 +105,12 @@ def _everything(platform: Platform, parameters: Parameters, clients: Clients) ->
         machines[key] = _seen(clients, blank, found.config, found.stamp)
     if not building:
         machines[name] = _being_created(platform, tier, clients, machines[name])
+    for key, old in old_templates(platform, tier, images, resources, clients.proxmox).items():
+        known = before.machines.get(key) if before else None
+        if known and known.task:
+            machines[key] = known  # it is being removed: `_again` follows that
+        elif not old.locked:
+            machines[key] = replace(old, in_use=known.in_use) if known else old
     newest = newest_template(platform, tier, resources, clients.proxmox)
     taken = not building and clients.ssh.answers(address)
     return Facts(
@@ -169,6 +177,8 @@ def _again(platform: Platform, clients: Clients, machine: Machine) -> Machine:
         task = clients.proxmox.task(machine.task)
         if task.ended_at is None:
             return machine
+        if machine.template and IN_USE.search(task.error):
+            return replace(machine, task="", power="", in_use="a VM that is not ours still rests on it")
         if task.error:
             raise EffectFailed(
                 machine.name, f"{task.kind} of VM {machine.vmid} on {task.node} failed: {task.error}.",
@@ -177,6 +187,8 @@ def _again(platform: Platform, clients: Clients, machine: Machine) -> Machine:
         machine = replace(machine, task="", power="")
     config = clients.proxmox.config(machine.node, machine.vmid) if machine.vmid else None
     pool = platform.proxmox.pool  # where it was made; only an administrator's hand takes it elsewhere
+    if machine.template and config and _is_template(config):
+        return replace(machine, locked=config.lock)
     if config is None or _is_template(config) or not is_image(platform, machine.vmid, pool, config.description):
         return replace(machine, exists=False, running=False, locked="", power="")
     return _seen(clients, machine, config, read_image_stamp(config.description))
@@ -201,7 +213,7 @@ def _identified(clients: Clients, machine: Machine) -> tuple[VmConfig, ImageStam
     if config is None:
         raise Transient(machine.name, f"VM {machine.vmid} is not there.")
     stamp = read_image_stamp(config.description)
-    if stamp is None or stamp != machine.image or _is_template(config):
+    if stamp is None or stamp != machine.image or _is_template(config) != machine.template:
         raise IdentityMismatch(machine.name, f"VM {machine.vmid} is not the one that was seen.", "It was left alone.")
     return config, stamp
 
@@ -230,7 +242,7 @@ def _create(platform: Platform, clients: Clients, facts: Facts, step: Step) -> M
         "ciuser": platform.ssh.user,
         "sshkeys": clients.ssh.public_key,
         "ciupgrade": 1,
-        "tags": "thems-template",
+        "tags": TAG,
     }
     try:
         task = clients.proxmox.create(
@@ -313,11 +325,25 @@ def _convert(platform: Platform, clients: Clients, facts: Facts, step: Step) -> 
 
 
 def _destroy(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Mapping[str, Any]:
-    """Remove what an earlier build left over; never a template."""
-    del platform
+    """Remove what an earlier build left over, or a template that is old; never the one that is cloned now."""
     machine = facts.machines[step.target]
-    _identified(clients, machine)
+    config, _ = _identified(clients, machine)
+    if machine.template:
+        _expect_old(platform, clients, machine, config)
     return _begun(clients, "destroying", clients.proxmox.destroy(machine.node, machine.vmid))
+
+
+def _expect_old(platform: Platform, clients: Clients, machine: Machine, config: VmConfig) -> None:
+    """Raise IdentityMismatch if a template is not, as of now, an old one of ours by pool, name, tag and age."""
+    resources, name = clients.proxmox.resources(), platform.tiers[machine.tier].template.name
+    row = next((row for row in resources.vms if row.vmid == machine.vmid), None)
+    newest = newest_template(platform, machine.tier, resources, clients.proxmox)
+    ours = row is not None and is_image(platform, machine.vmid, row.pool, config.description)
+    tagged = config.name == name and TAG in config.tags and not config.protection
+    if not ours or not tagged or newest is None or newest.vmid == machine.vmid:
+        raise IdentityMismatch(
+            machine.name, f"VM {machine.vmid} is not an old template of ours any more.", "It was left alone."
+        )
 
 
 _EFFECTS: Mapping[Action, Callable[[Platform, Clients, Facts, Step], Mapping[str, Any]]] = {

@@ -18,7 +18,7 @@ from thems_jobs.core.image import (
     read_image_stamp,
     write_image_stamp,
 )
-from thems_jobs.core.plan import Action
+from thems_jobs.core.plan import Action, Plan
 from thems_jobs.core.platform import Platform
 from thems_jobs.core.record import Record
 
@@ -217,3 +217,49 @@ def test_a_stamp_is_read_as_it_was_written_and_known_from_a_copy(platform: Platf
     assert not is_image(platform, 900, "other", text)
     for nonsense in ("", "{", "[" * 5000, '{"image": 7}', '{"image": {"making": "x"}}', text.replace("sealed", "lost")):
         assert read_image_stamp(nonsense) is None
+
+
+# Old templates
+
+
+def old(vmid: int, days: int, **changes: Any) -> Machine:
+    image = stamp(Making.SEALED, roles=ROLE, vmid=vmid, built_at=AT - days * 86400)
+    values: dict[str, Any] = {"exists": True, "node": "pve1", "image": image, "template": True, **changes}
+    return Machine(f"{NAME}-{vmid}", "web", vmid, "", **values)
+
+
+def with_templates(*templates: Machine, fresh: bool) -> Facts:
+    newest = TemplateImage(NAME, 900, "pve1", AT if fresh else AT - 9e6, ROLE)
+    machines = {NAME: Machine(NAME, "web", 0, "10.77.1.60"), **{m.name: m for m in templates}}
+    return nothing(machines=machines, templates={"web": newest})
+
+
+def removed(plan: Plan) -> list[str]:
+    return [step.target for step in plan.steps if step.action is Action.DESTROY]
+
+
+def test_old_templates_go_but_those_that_machines_rest_on_and_the_newest_that_stay(platform: Platform) -> None:
+    """The facts hold those beyond the one place that a new template cannot take."""
+    templates = old(901, 30), old(902, 60), old(903, 90, rests=("shop-web-1",)), old(904, 120)
+    plan = plan_build(platform, "web", AT - 1, with_templates(*templates, fresh=True))
+    assert removed(plan) == ["debian-902", "debian-904"]
+    assert [change.kind for change in plan.changes] == ["remove", "remove"]
+    assert plan.warnings == ()
+
+
+def test_they_go_after_the_new_one_is_there_and_the_plan_says_so_beforehand(platform: Platform) -> None:
+    templates = old(901, 30), old(902, 60)
+    before = plan_build(platform, "web", AT - 1, with_templates(*templates, fresh=False))
+    assert removed(before) == ["debian-901", "debian-902"]
+    assert all(step.after == {"await-convert debian"} for step in before.steps if step.action is Action.DESTROY)
+    now = with_templates(old(900, 9), *templates, fresh=True)
+    assert [step.key for step in plan_build(platform, "web", AT - 1, now).steps] == [
+        step.key for step in before.steps[-4:]
+    ]
+
+
+def test_one_that_proxmox_would_not_remove_is_kept_with_a_word(platform: Platform) -> None:
+    templates = old(901, 30), old(902, 60, in_use="somebody's clone rests on it")
+    plan = plan_build(platform, "web", AT - 1, with_templates(*templates, fresh=True))
+    assert plan.steps == ()
+    assert plan.warnings == ("Template VM 902 is kept: somebody's clone rests on it.",)
