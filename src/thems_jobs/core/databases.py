@@ -26,9 +26,9 @@ NEW = "00000000-0000-0000-0000-000000000000"  # the uuid of a cluster that never
 IN_USE = 100  # the weight of a database machine that a proxy may send writes to; 0 drains it
 BRINGS_BACK = (Action.JOIN, Action.BOOTSTRAP, Action.AWAIT_SYNC, Action.AWAIT_UP)
 OF_PROXIES = frozenset({"proxy-unreachable", "proxies-disagree", "vrrp-holder"})
-# What a member may be while another one joins: it gives data away and is slower for it.
-WHILE_JOINING = ("galera-not-synced", "galera-busy", "galera-lagging")
-WHILE_COPIED = (*WHILE_JOINING, "proxies-disagree")  # its backup sets it apart for a moment, and the proxies see that
+# What a member may be while it gives its data away, to one that joins or to a backup: slower, and set apart for it,
+# which the proxies see, and see the end of, some moments later.
+WHILE_COPIED = ("galera-not-synced", "galera-busy", "galera-lagging", "proxies-disagree")
 
 
 def settings_of(platform: Platform) -> DatabaseCluster | None:
@@ -221,7 +221,7 @@ def _nobody_left(platform: Platform, facts: Facts, settings: DatabaseCluster) ->
 def _allowed(
     facts: Facts, settings: DatabaseCluster, members: Mapping[str, Member | Unknown], steps: Sequence[Step]
 ) -> set[tuple[str, str]]:
-    """Return what is accepted of members: they are slower while one joins, and proxies leave the donor alone then.
+    """Return what is accepted of members: any of them may be the donor of one that joins, or just have been.
 
     One that is to be drained may be so on some of the proxies already.
     """
@@ -229,9 +229,7 @@ def _allowed(
     allow = {(reference, name) for reference in WHILE_COPIED for name in copied}
     allow |= {("proxies-disagree", step.target) for step in steps if step.action is Action.WITHDRAW}
     if _one_joins(facts, settings):
-        allow |= {(reference, name) for reference in WHILE_JOINING for name in members}
-        giving = {name for name, told in members.items() if isinstance(told, Member) and told.state == galera.DONOR}
-        allow |= {("proxies-disagree", name) for name in giving}
+        allow |= {(reference, name) for reference in WHILE_COPIED for name in members}
     return allow
 
 
