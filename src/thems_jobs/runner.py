@@ -202,7 +202,7 @@ def _work(state: _Run, approved: Approved, facts: Facts) -> _Ending:
         if not approval.covers(approved, plan):
             extra = "The platform changed under the run: what remains is not what was approved."
             refusals = (*plan.refusals, *approval.closed(plan, approved.digest, None))
-            return _drain_calls(state, _Ending(Exit.HALTED if state.ended else Exit.REFUSED, extra, refusals))
+            return _drain_calls(state, _Ending(Exit.HALTED if _begun(state) else Exit.REFUSED, extra, refusals))
         _end_waits(state, plan)
         state.lease.keep()
         if state.clock.stopping() or state.lease.lost:
@@ -390,8 +390,13 @@ def _stopped(state: _Run) -> _Ending:
 
 def _given_up(state: _Run) -> bool:
     """True if the gate was closed for too long. What is given back at the same time may be what opens it."""
-    begun = state.ended or state.calls
-    return state.clock.now() - state.closed_since > (state.job.platform.timeouts.patience_s if begun else 0)
+    patience_s = state.job.platform.timeouts.patience_s if _begun(state) else 0.0
+    return state.clock.now() - state.closed_since > patience_s
+
+
+def _begun(state: _Run) -> bool:
+    """True if something was done, or is under way and will have been done."""
+    return bool(state.ended or state.calls)
 
 
 def _closed(state: _Run, plan: Plan) -> _Ending:

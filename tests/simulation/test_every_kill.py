@@ -1,8 +1,10 @@
 """Scaling up and down and replacements, killed at every call: after its effect, or with it still to come."""
 
+import logging
 import os
 import random
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from schedules import TIMEOUTS, Schedule, Wish, make_platform, provision_wish, scale_wish
@@ -83,33 +85,49 @@ def calls_of(begin: Begin) -> list[int]:
     return whole.last.writes if begin in DATABASES and not EVERY_CALL else list(range(1, whole.last.calls + 1))
 
 
+def finishes(begin: Begin, how: str, index: int) -> None:
+    """Kill the command at a call, and demand that the same command finishes what it began."""
+    killed, wish = schedule(begin)
+    assert killed.run(wish, Faults(kill_at=index, kill_how=how)) is None
+    killed.land_late_effects()
+    if index % 2:  # the next run is on the same host and sees that its process is gone
+        killed.dead_tokens.add("run-1")
+    else:
+        killed.clock.pass_by(TIMEOUTS.lease_s + 1)
+    for _ in range(2):  # a late effect may come after the next run has begun
+        outcome = killed.run(wish)
+        if outcome is not None and outcome.exit is Exit.OK:
+            break
+        killed.clock.pass_by(TIMEOUTS.lease_s + 1)
+    assert outcome is not None
+    assert outcome.exit is Exit.OK, outcome.message
+    killed.clock.pass_by(60)
+    outcome = killed.run(wish)
+    assert outcome is not None
+    assert outcome.exit is Exit.OK, outcome.message
+    killed.assert_converged(wish)
+    killed.assert_sound()
+
+
+def trouble(begin: Begin, how: str, index: int) -> str:
+    """Return what is wrong after a kill at a call, "" for nothing."""
+    logging.disable(logging.CRITICAL)
+    try:
+        finishes(begin, how, index)
+    except Exception as error:
+        return f"killed at call {index}, {how}: {error!r}"
+    return ""
+
+
 @pytest.mark.parametrize("how", ["after", "late"])  # "before" a call is after the one before it
 @pytest.mark.parametrize("begin", [*WEB, *DATABASES], ids=lambda begin: begin.__name__)
 def test_killed_at_any_call_the_same_command_finishes(begin: Begin, how: str) -> None:
     calls = calls_of(begin)
     assert len(calls) > 10
-    for index in calls:
-        killed, wish = schedule(begin)
-        where = f"call {index} of {calls[-1]}, {how}"
-        assert killed.run(wish, Faults(kill_at=index, kill_how=how)) is None, where
-        killed.land_late_effects()
-        if index % 2:  # the next run is on the same host and sees that its process is gone
-            killed.dead_tokens.add("run-1")
-        else:
-            killed.clock.pass_by(TIMEOUTS.lease_s + 1)
-        for _ in range(2):  # a late effect may come after the next run has begun
-            outcome = killed.run(wish)
-            if outcome is not None and outcome.exit is Exit.OK:
-                break
-            killed.clock.pass_by(TIMEOUTS.lease_s + 1)
-        assert outcome is not None
-        assert outcome.exit is Exit.OK, f"{where}: {outcome.message}"
-        killed.clock.pass_by(60)
-        outcome = killed.run(wish)
-        assert outcome is not None
-        assert outcome.exit is Exit.OK, where
-        killed.assert_converged(wish)
-        killed.assert_sound()
+    with ProcessPoolExecutor() as processes:
+        found = processes.map(trouble, *zip(*((begin, how, index) for index in calls), strict=True), chunksize=8)
+        wrong = [text for text in found if text]
+    assert not wrong, "\n".join(wrong[:10])
 
 
 def test_a_second_run_is_refused_and_told_who_holds_the_platform() -> None:

@@ -10,7 +10,7 @@ from schedules import make_platform
 from thems_jobs.core.facts import Facts
 from thems_jobs.core.job import Done, Job, Look
 from thems_jobs.core.outcome import Exit, Outcome
-from thems_jobs.core.plan import Action, Change, Plan, Step
+from thems_jobs.core.plan import Action, Change, Plan, Refusal, Step
 from thems_jobs.core.record import Record
 from thems_jobs.errors import EffectFailed, ThemsError, Transient
 from thems_jobs.runner import Options, run
@@ -75,3 +75,14 @@ def test_a_step_that_fails_for_a_while_is_tried_again_and_then_given_up() -> Non
     outcome, _ = run_plans(plan, plan, {HELD_UP.key: Transient("shop-web-3", "not now.")})
     assert outcome.exit is Exit.HALTED
     assert [step.outcome for step in outcome.steps].count("failed") == 5
+
+
+def test_a_gate_that_is_closed_from_the_beginning_is_asked_again_after_what_is_given_back() -> None:
+    closed = Refusal("proxies-disagree", "shop-proxy-1", "shop-web-3 drained", "one writer", "Look.")
+    given_back = Step(Action.RESTORE, "shop-web-3")
+    first = Plan((given_back, BALANCER), (closed,), (Change("restore", "shop-web-3", "", ""),))
+    outcome, _ = run_plans(first, Plan(), {})
+    assert outcome.exit is Exit.OK
+    assert [step.key for step in outcome.steps if step.outcome == "ok"] == [given_back.key]
+    outcome, _ = run_plans(first, Plan((BALANCER,), (closed,)), {})
+    assert outcome.exit is Exit.HALTED, "something was changed"

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TypeVar
 
 from clock import VirtualClock
@@ -27,6 +28,12 @@ T = TypeVar("T")
 LAG_S = 10.0  # how late the list of all VMs can be
 GIB = 1024
 NOT_THERE = "Configuration file 'nodes/{node}/qemu-server/{vmid}.conf' does not exist."
+
+
+@cache
+def _address(ipconfig: str) -> str:
+    match = re.match(r"ip=([0-9.]+)/", ipconfig)
+    return match.group(1) if match else ""
 
 
 @dataclass
@@ -55,8 +62,7 @@ class Vm:
 
     @property
     def address(self) -> str:
-        match = re.match(r"ip=([0-9.]+)/", self.options.get("ipconfig0", ""))
-        return match.group(1) if match else ""
+        return _address(self.options.get("ipconfig0", ""))
 
     @property
     def digest(self) -> str:
