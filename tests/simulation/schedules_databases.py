@@ -142,7 +142,8 @@ def _slow_down(world: World, chance: random.Random, until: float) -> str:
 
 def what_is_wrong(world: World, wanted: int) -> str:
     """Given how many members there shall be at the end, return what is not as it should be then, "" if all is well."""
-    members, proxies = machines(world, "db"), machines(world, "proxy")
+    members = machines(world, "db")
+    proxies = [vm for vm in machines(world, "proxy") if world.proxies.serves(vm)]
     if len(members) != wanted or not wanted % 2:
         return f"{len(members)} database machines, {wanted} are wanted"
     apart = [vm.name for vm in members if vm not in world.galera.members or vm.database.state != 4]

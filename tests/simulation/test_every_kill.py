@@ -75,7 +75,7 @@ def schedule(begin: Begin) -> tuple[Schedule, Wish]:
 def calls_of(begin: Begin) -> list[int]:
     """Return the numbers of the calls of the command when nothing goes wrong; of a database tier, of its effects.
 
-    Between two effects a run only looks, and the whole of it for a database tier is long.
+    Between two effects a run only looks, and a database tier's takes long: THEMS_EVERY_CALL=1 kills at those, too.
     """
     whole, wish = schedule(begin)
     outcome = whole.run(wish)

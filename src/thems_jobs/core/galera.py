@@ -274,7 +274,8 @@ def _proxies(cluster: Cluster, allow: Allowed) -> Iterator[Condition]:
             continue
         wrong = [f"{member} {_status(proxy, member)}" for member in wanted if _status(proxy, member) != "up"]
         wrong += [f"{member} is no member" for member in proxy.backends if member not in {*cluster.members, *excused}]
-        if proxy.writer not in cluster.members:
+        none_able = bool(cluster.members) and not wanted  # the only one that there is gives its data to the second
+        if proxy.writer not in cluster.members and (proxy.writer or not none_able):
             wrong.append(f"writer {proxy.writer} is no member" if proxy.writer else "no writer")
         elif len(writers) > 1 and proxy.writer not in excused:
             wrong.append(f"writer {proxy.writer}, elsewhere {', '.join({*writers} - {proxy.writer}) or 'none'}")

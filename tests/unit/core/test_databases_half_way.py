@@ -23,6 +23,17 @@ def proxies_of(facts: Facts) -> tuple[Proxy, Proxy]:
     return first, second
 
 
+def with_joining(facts: Facts, like: str, name: str, number: int) -> Facts:
+    """Given facts, return them with another database machine that takes the cluster's data just now."""
+    machine = facts.machines[like]
+    assert machine.stamp is not None
+    stamp = replace(machine.stamp, machine=name, vmid=1299 + number, phase=Phase.BUILDING)
+    joining = replace(
+        machine, name=name, vmid=1299 + number, stamp=stamp, address=f"10.77.3.{10 + number}", joining=True
+    )
+    return replace(facts, machines={**facts.machines, name: joining})
+
+
 def test_a_dead_member_that_is_one_too_many_is_removed() -> None:
     platform = platform_with_databases()
     facts = facts_with_databases(platform, count=5)
@@ -56,11 +67,7 @@ def test_a_donor_that_the_proxies_leave_alone_holds_nobody_up_while_another_join
     gives = {**cluster.members, "shop-db-3": replace(giving, state=DONOR, busy=("a copy of the whole machine",))}
     facts = replace(facts, databases=replace(facts.databases, members=gives))
     assert "proxies-disagree" in refusals(facts, {"db": 5})
-    machine = facts.machines["shop-db-3"]
-    assert machine.stamp is not None
-    stamp = replace(machine.stamp, machine="shop-db-4", vmid=1303, phase=Phase.BUILDING)
-    joining = replace(machine, name="shop-db-4", vmid=1303, stamp=stamp, address="10.77.3.14", joining=True)
-    facts = replace(facts, machines={**facts.machines, "shop-db-4": joining})
+    facts = with_joining(facts, "shop-db-3", "shop-db-4", 4)
     assert refusals(facts, {"db": 5}) == set()
 
 
@@ -99,3 +106,21 @@ def test_a_member_that_is_silent_but_says_itself_that_it_is_one_is_waited_for_an
     runs = {"shop-db-2": Standing(True, "11111111-2222-3333-4444-555555555555", 7, "none")}
     keys = {step.key for step in plan_tiers(platform, replace(facts, standings=runs), {"db": 3}).steps}
     assert "await-sync shop-db-2" in keys
+
+
+def test_the_only_member_may_give_its_data_to_the_second_one() -> None:
+    """A cluster that is being made: the proxies send nobody to a donor, and there is no other."""
+    platform = platform_with_databases()
+    facts = facts_with_databases(platform, count=1)
+    cluster = facts.databases
+    assert cluster is not None
+    giving = cluster.members["shop-db-1"]
+    assert isinstance(giving, Member)
+    down = {"shop-db-1": Backend("10.77.3.11", "down", 0)}
+    first, second = (replace(proxy, writer="", backends=down) for proxy in proxies_of(facts))
+    facts = with_proxies(facts, first, second)
+    assert facts.databases is not None
+    gives = {"shop-db-1": replace(giving, state=DONOR, busy=("a copy of the whole machine",))}
+    facts = replace(facts, databases=replace(facts.databases, members=gives))
+    assert "proxies-disagree" in refusals(facts, {"db": 3})
+    assert refusals(with_joining(facts, "shop-db-1", "shop-db-2", 2), {"db": 3}) == set()
