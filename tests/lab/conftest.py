@@ -7,7 +7,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from database_shop import DatabaseShop
 from real_lab import BASE_VMID, CACHE, Lab, NewMachine, connect, run_lab
 from shop import Shop
 
@@ -80,19 +79,6 @@ def provisioned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         shop.run("template", "build", tier, "--yes")
     shop.run("provision", "--yes")
     return shop
-
-
-@pytest.fixture(scope="module")
-def database_shop(provisioned: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseShop]:
-    """Proxies and a cluster that was made from nothing; gone after the module, for the others know no such tiers."""
-    shop = DatabaseShop(provisioned.layout, provisioned.client, tmp_path_factory.mktemp("database-shop"))
-    for tier in ("db", "proxy"):
-        shop.do("template", "build", tier, "--yes")
-    try:
-        shop.do("provision", "--yes")
-        yield shop
-    finally:
-        shop.remove_database()
 
 
 @pytest.fixture

@@ -22,6 +22,11 @@ class DatabaseShop(Shop):
         report: dict[str, object] = json.loads(run.output)
         return report
 
+    def forget_backups(self) -> None:
+        """Remove all copies, so that the next one that is asked for is made."""
+        for file in self.layout.backups.glob("*"):
+            file.unlink()
+
     def remove_database(self) -> None:
         """Remove the tiers that the other tests' platform does not know, and what was claimed for them."""
         for vm in [*self.tier("db"), *self.tier("proxy")]:

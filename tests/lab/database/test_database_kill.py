@@ -5,7 +5,7 @@ single step.
 """
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from database_shop import DatabaseShop
@@ -19,12 +19,6 @@ UP = ("scale", "--tier", "db=5", "--event", "test", "--until", later(4), "--yes"
 DOWN = ("scale", "--end", "test", "--yes")
 WAYS = {"up": (UP, FIVE), "down": (DOWN, THREE)}
 MOST_STEPS = 26  # of one of these runs; it must end by itself when it is to be killed later than that
-
-
-@pytest.fixture
-def shop(database_shop: DatabaseShop) -> Iterator[DatabaseShop]:
-    yield database_shop
-    database_shop.end_runs()
 
 
 def kill_when(due: Callable[[Run], bool]) -> Callable[[Run], None]:
@@ -47,6 +41,7 @@ def expect_sound(shop: DatabaseShop, orders: Orders, members: int) -> None:
 
 
 def test_runs_killed_after_every_kind_of_step_in_turn_lose_no_order(shop: DatabaseShop) -> None:
+    shop.forget_backups()
     with writing(shop.layout) as orders:
         for way, (command, members) in WAYS.items():
             seen: set[str] = set()
@@ -75,6 +70,7 @@ def test_runs_killed_after_every_kind_of_step_in_turn_lose_no_order(shop: Databa
 def test_a_run_killed_after_its_nth_step_loses_no_order(shop: DatabaseShop, way: str, index: int) -> None:
     command, members = WAYS[way]
     shop.do(*(UP if way == "down" else DOWN))
+    shop.forget_backups()
     with writing(shop.layout) as orders:
         platform = shop.layout.database_platform
         run = shop.start(*command, platform=platform, on_step=kill_when(lambda run: len(run.steps) == index)).wait()

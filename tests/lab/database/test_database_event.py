@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 
 import pytest
 from database_shop import DatabaseShop
@@ -10,12 +9,6 @@ from orders import connect, writing
 from shop import later
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture
-def shop(database_shop: DatabaseShop) -> Iterator[DatabaseShop]:
-    yield database_shop
-    database_shop.end_runs()
 
 
 def test_a_cluster_made_from_nothing_is_well(shop: DatabaseShop) -> None:
