@@ -25,7 +25,7 @@ check: venv-dev ## lint and types: ruff, mypy strict, ansible-lint, shellcheck
 test-fast: venv-dev ## decisions only: no network, no root, seconds
 	$(PYTEST) -q tests/unit
 
-test-clients: venv-dev ## clients against in-process servers that speak the real protocols
+test-clients: venv-dev ## clients against in-process servers that speak the real protocols, reports in a real browser
 	$(PYTEST) -q tests/clients
 
 test-groovy: packages-dev ## the Jenkins steps, as Jenkins runs them, and their lint
