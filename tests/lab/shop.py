@@ -141,6 +141,32 @@ class Run:
         return f"thems-jobs {' '.join(self.arguments)} ended with {self.process.returncode}:\n{self.said}"
 
 
+def kill_when(due: Callable[[Run], bool]) -> Callable[[Run], None]:
+    """Return what kills a run, at the end of a step, when it is due."""
+
+    def look(run: Run) -> None:
+        if due(run):
+            run.send(signal.SIGKILL)
+
+    return look
+
+
+def kill_in_turn(start: Callable[[Callable[[Run], None]], Run]) -> set[str]:
+    """Given what starts a run, kill it after each kind of step in turn until one comes to its end; return the kinds."""
+    seen: set[str] = set()
+
+    def is_new(run: Run) -> bool:
+        action = run.steps[-1][0]
+        new = action not in seen
+        seen.add(action)
+        return new
+
+    while (run := start(kill_when(is_new)).wait()).code == -signal.SIGKILL:
+        pass
+    assert run.code == 0, str(run)
+    return seen
+
+
 @dataclass(frozen=True)
 class Vm:
     """A VM of the lab as its configuration tells."""

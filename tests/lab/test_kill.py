@@ -7,10 +7,10 @@ one). In `make test-kill` a run of its own for every single step.
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from shop import STOP_S, Run, Shop, later
+from shop import STOP_S, Run, Shop, kill_in_turn, kill_when, later
 
 from waiting import eventually
 
@@ -44,31 +44,10 @@ def to(shop: Shop, way: str) -> None:
         shop.run(*UP)
 
 
-def kill_when(due: Callable[[Run], bool]) -> Callable[[Run], None]:
-    """Return what kills a run, at the end of a step, when it is due."""
-
-    def look(run: Run) -> None:
-        if due(run):
-            run.send(signal.SIGKILL)
-
-    return look
-
-
 def test_runs_killed_after_every_kind_of_step_in_turn_still_end(shop: Shop) -> None:
     for way, (command, web) in WAYS.items():
-        seen: set[str] = set()
-
-        def is_new(run: Run, seen: set[str] = seen) -> bool:
-            action = run.steps[-1][0]
-            new = action not in seen
-            seen.add(action)
-            return new
-
-        killed = 0
-        while (run := shop.start(*command, on_step=kill_when(is_new)).wait()).code == -signal.SIGKILL:
-            killed += 1
-        assert run.code == 0, str(run)
-        assert killed >= 6, f"{way}: only {killed} kills, after {seen}"
+        kinds = kill_in_turn(lambda kill, command=command: shop.start(*command, on_step=kill))
+        assert len(kinds) >= 6, f"{way}: killed only after {kinds}"
         shop.expect_settled(web)
 
 

@@ -5,12 +5,11 @@ single step.
 """
 
 import signal
-from collections.abc import Callable
 
 import pytest
 from database_shop import DatabaseShop
 from orders import Orders, writing
-from shop import Run, later
+from shop import kill_in_turn, kill_when, later
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -19,16 +18,6 @@ UP = ("scale", "--tier", "db=5", "--event", "test", "--until", later(4), "--yes"
 DOWN = ("scale", "--end", "test", "--yes")
 WAYS = {"up": (UP, FIVE), "down": (DOWN, THREE)}
 MOST_STEPS = 26  # of one of these runs; it must end by itself when it is to be killed later than that
-
-
-def kill_when(due: Callable[[Run], bool]) -> Callable[[Run], None]:
-    """Return what kills a run, at the end of a step, when it is due."""
-
-    def look(run: Run) -> None:
-        if due(run):
-            run.send(signal.SIGKILL)
-
-    return look
 
 
 def expect_sound(shop: DatabaseShop, orders: Orders, members: int) -> None:
@@ -42,24 +31,13 @@ def expect_sound(shop: DatabaseShop, orders: Orders, members: int) -> None:
 
 def test_runs_killed_after_every_kind_of_step_in_turn_lose_no_order(shop: DatabaseShop) -> None:
     shop.forget_backups()
+    platform = shop.layout.database_platform
     with writing(shop.layout) as orders:
         for way, (command, members) in WAYS.items():
-            seen: set[str] = set()
-
-            def is_new(run: Run, seen: set[str] = seen) -> bool:
-                action = run.steps[-1][0]
-                new = action not in seen
-                seen.add(action)
-                return new
-
-            killed = 0
-            platform = shop.layout.database_platform
-            while (run := shop.start(*command, platform=platform, on_step=kill_when(is_new)).wait()).code == -9:
-                killed += 1
-            assert run.code == 0, str(run)
-            assert killed >= 8, f"{way}: only {killed} kills, after {seen}"
+            kinds = kill_in_turn(lambda kill, command=command: shop.start(*command, platform=platform, on_step=kill))
+            assert len(kinds) >= 8, f"{way}: killed only after {kinds}"
             expect_sound(shop, orders, members)
-            print(f"{way}: {killed} kills, after {', '.join(sorted(seen))}")
+            print(f"{way}: killed after {', '.join(sorted(kinds))}")
     print(f"{len(orders.acknowledged)} orders, {len(orders.refused)} refused, {orders.longest_gap_s:.2f} s")
     assert not orders.refused, orders.refused[:3]
 
