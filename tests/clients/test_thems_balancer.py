@@ -175,7 +175,7 @@ def test_a_reload_while_draining_loses_neither_requests_nor_state(
     balancer: BalancerLab, web: dict[str, WebMachine]
 ) -> None:
     balancer.put_up(table(web, web_1=100, web_2=100, web_3=100))
-    with visitors("127.0.0.1", balancer.port, 12, slow_every=3, slow_page="/slow?seconds=6") as visits:
+    with visitors("127.0.0.1", balancer.port, 12, slow_every=3, slow_page="/slow?seconds=12") as visits:
         eventually(lambda: balancer.show()["servers"]["web-1"]["connections"] >= 1, "no slow page", within_s=20)
         balancer.apply(table(web, web_1=0, web_2=100, web_3=100))
         balancer.reload()
