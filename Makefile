@@ -26,7 +26,7 @@ test-fast: venv-dev ## decisions only: no network, no root, seconds
 	$(PYTEST) -q tests/unit
 
 test-clients: venv-dev ## clients against in-process servers that speak the real protocols, reports in a real browser
-	$(PYTEST) -q tests/clients
+	$(PYTEST) -q -n 3 --dist loadfile tests/clients
 
 test-groovy: packages-dev ## the Jenkins steps, as Jenkins runs them, and their lint
 	@mvn -q -B -ntp -Dstyle.color=never -Dmaven.repo.local=$(CURDIR)/.cache/maven -f tests/groovy/pom.xml test
