@@ -38,15 +38,16 @@ golden: venv-dev ## write the golden XML of Jenkins' jobs anew, after you have l
 test-simulation: venv-dev ## planner and runner in a model world with faults and kills, two minutes
 	$(PYTEST) -q tests/simulation
 
-# Longer than `make test` has time for: the roles of the database by themselves, and runs on its tier killed in turn.
-REHEARSALS := tests/lab/test_database_roles.py tests/lab/database/test_database_kill.py
+# `make test` has no time for these: it is to take less than 40 minutes on two cores.
+REHEARSALS := tests/lab/database/test_database_kill.py tests/lab/database/test_database_recover.py \
+	tests/lab/test_database_roles.py tests/lab/test_faults.py tests/lab/test_roles.py
 
 test-lab: venv-dev ## real machines (root)
 	@if [ "$$(id -u)" = 0 ]; then $(PYTEST) -q --durations=15 tests/lab $(addprefix --ignore=,$(REHEARSALS)); \
 	else echo "NOT RUN: tests/lab makes real machines and needs root; run: sudo make test-lab"; fi
-	@echo "NOT RUN: rehearsals of the database's roles and of killed runs on its tier; run: sudo make test-rehearsals"
+	@echo "NOT RUN: rehearsals of faults, of roles, of killed runs on the database tier and of its recovery; run: sudo make test-rehearsals"
 
-test-rehearsals: venv-dev ## the database's roles by themselves, and killed runs on its tier (root, 20 min)
+test-rehearsals: venv-dev ## faults, roles, killed runs on the database tier and its recovery, on real machines (root, 40 min)
 	$(PYTEST) -q -s --durations=15 $(REHEARSALS)
 
 test-kill: venv-dev ## kill a run at every step boundary on lab machines, and run it again (root, long)
