@@ -14,6 +14,7 @@ from thems_jobs.errors import EffectFailed, ThemsError, Transient, Unreachable
 from thems_jobs.jobs.clients import Clients, DatabaseClients
 
 HAND_OVER_S = 15.0  # after a writer was drained, every proxy names another one within that
+NEW_VIEW_S = 10.0  # after a member has left, the others have agreed on that; its goodbye may get lost (5 s)
 POLL_S = 0.2
 
 # Looking
@@ -178,9 +179,14 @@ def leave(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Map
     if machine.name in writers(facts):
         raise Transient(machine.name, "it is the writer: that is handed over first.")
     databases.machines.leave(machine.name, machine.address)
-    expected = len(staying)
-    answers = databases.members.members({other.name: other.address for other in staying}, 0.0)
-    sizes = {name: answer.size if isinstance(answer, Member) else None for name, answer in answers.items()}
+    expected, addresses = len(staying), {other.name: other.address for other in staying}
+    deadline = clients.clock.now() + NEW_VIEW_S
+    while True:
+        answers = databases.members.members(addresses, 0.0)
+        sizes = {name: answer.size if isinstance(answer, Member) else None for name, answer in answers.items()}
+        if set(sizes.values()) == {expected} or clients.clock.now() > deadline:
+            break
+        clients.clock.wait([], POLL_S)
     if set(sizes.values()) != {expected}:
         seen = ", ".join(f"{name} counts {size or 'nobody'}" for name, size in sorted(sizes.items()))
         raise EffectFailed(
