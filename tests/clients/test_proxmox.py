@@ -14,6 +14,7 @@ import pytest
 from lab_api import TEMPLATE, TOKEN_USER, Lab
 
 from thems_jobs.clients.proxmox import Proxmox
+from thems_jobs.clients.proxmox.answers import vm_row
 from thems_jobs.core.facts import TemplateImage
 from thems_jobs.core.platform import Proxmox as Settings
 from thems_jobs.core.record import Claim, Record, with_claim, write
@@ -454,3 +455,10 @@ def test_the_record_is_found_again_on_another_node(lab: Lab) -> None:
     proxmox.change_record(lambda record: with_claim(record, claim("show")))
     assert lab.ended(lab.root.nodes("pve1").qemu(RECORD).migrate.post(target="pve2")) == "OK"
     assert proxmox.read_record()[0].claims == (claim("show"),)
+
+
+@pytest.mark.parametrize(
+    ("listed", "name"), [({}, ""), ({"name": "VM 105"}, ""), ({"name": "shop-web-1"}, "shop-web-1")]
+)
+def test_what_the_list_says_of_a_vm_without_a_name_is_no_name(listed: dict[str, str], name: str) -> None:
+    assert vm_row({"vmid": 105, "node": "pve1", "type": "qemu", **listed}).name == name

@@ -66,7 +66,8 @@ class Task:
 def vm_row(row: Mapping[str, Any]) -> VmRow:
     return VmRow(
         vmid=int(row["vmid"]),
-        name=str(row.get("name", "")),
+        # pvestatd lists a VM that it saw before it had a name as "VM 105", and for 10 s on
+        name=str(row.get("name", "")).removeprefix(f"VM {row['vmid']}"),
         node=row["node"],
         pool=row.get("pool", ""),
         tags=tags(row.get("tags", "")),
