@@ -8,8 +8,6 @@ from database_shop import DatabaseShop
 from orders import connect, writing
 from shop import later
 
-from waiting import eventually
-
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -74,20 +72,3 @@ def test_gates_close_what_touches_the_database_and_name_what_is_wrong(shop: Data
     found = {(refusal["reference"], refusal["subject"]) for refusal in run.report["refusals"]}
     assert ("galera-maintenance", member.name) in found, run
     assert not run.steps
-
-
-@pytest.mark.parametrize("who", ["writer", "reader"])
-def test_a_member_that_is_cut_off_costs_no_order_closes_the_gates_and_comes_back(shop: DatabaseShop, who: str) -> None:
-    writer = shop.table(shop.tier("proxy")[0])["writer"]
-    cut = next(vm for vm in shop.tier("db") if (vm.name == writer) is (who == "writer"))
-    with writing(shop.layout) as orders:
-        shop.fault(do="cut", vm=cut.vmid, cut=True)
-        orders.wait_for_more()
-        told = json.loads(shop.do("galera-health", "--json", exit_code=4).output)
-        assert cut.name in {refusal["subject"] for refusal in told["refusals"]}, told["refusals"]
-        shop.fault(do="cut", vm=cut.vmid, cut=False)
-        eventually(lambda: shop.start("galera-health").wait().code == 0, f"{cut.name} does not come back", 90)
-        orders.wait_for_more()
-    print(f"{who} cut off: {orders.longest_gap_s:.2f} s without an acknowledged order, {len(orders.refused)} refused")
-    for vm in shop.tier("db"):
-        orders.expect_all_at(vm)
