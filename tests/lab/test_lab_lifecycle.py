@@ -182,7 +182,7 @@ def test_up_killed_half_way_can_be_repeated_and_taken_down(layout: LabLayout, ph
     assert again.returncode == 0, again.stderr
     assert connect(layout).call("GET", "/version")["version"].startswith("9.")
     assert run_lab("down", "--dir", layout.directory).returncode == 0
-    assert_nothing_is_left(layout, [], set(), before)
+    assert_nothing_is_left(layout, [], set(), set(), before)
 
 
 @pytest.mark.parametrize("phase", ["keys and certificates", "network, API", "pool, role, token"])
@@ -190,7 +190,7 @@ def test_up_killed_half_way_can_be_taken_down_at_once(layout: LabLayout, phase: 
     before = host_state()
     _kill_up_at(layout, CACHE, phase)
     assert run_lab("down", "--dir", layout.directory).returncode == 0
-    assert_nothing_is_left(layout, [], set(), before)
+    assert_nothing_is_left(layout, [], set(), set(), before)
 
 
 def test_up_that_is_asked_to_stop_takes_down_what_is_half_up(layout: LabLayout) -> None:
@@ -207,7 +207,7 @@ def test_a_template_build_that_is_killed_leaves_neither_process_nor_mount(layout
     _kill_up_at(layout, layout.cache, "extracting archives")
     eventually(lambda: not _processes_naming(layout.cache), "mmdebstrap still runs", within_s=10)
     assert run_lab("down", "--purge", "--dir", layout.directory).returncode == 0
-    assert_nothing_is_left(layout, [], set(), before)
+    assert_nothing_is_left(layout, [], set(), set(), before)
 
 
 def test_two_labs_live_side_by_side(layout: LabLayout, tmp_path: Path) -> None:
