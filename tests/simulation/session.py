@@ -159,6 +159,8 @@ class SshOfRun:
     def answers(self, address: str, _connect_s: float = 2.0) -> bool:
         return self._session.read(lambda: self._machines.answers(address)) if not self._session.dead else False
 
+    finds = answers
+
     def know(self, keys: Mapping[str, str]) -> None:
         self.known.update(keys)
 

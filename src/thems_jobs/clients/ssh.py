@@ -4,6 +4,7 @@ import shlex
 import socket
 import subprocess
 import threading
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +18,8 @@ PORT = 22
 BANNER_TIMEOUT_S = 2.0  # a machine in the same network answers in milliseconds, a missing one never
 CONNECT_TIMEOUT_S = 5
 ALIVE_INTERVAL_S = 5  # a dead machine is noticed after two of them
+FORGETS_S = 10.0  # the kernel tries an old hardware address for 5 s, asks for it three times, then looks anew: arp(7)
+FORGETS_POLL_S = 0.5
 PERSIST_S = 60  # a connection without commands is closed after so long, also if we are gone
 
 
@@ -107,6 +110,18 @@ class Ssh:
         except OSError:
             return False
 
+    def finds(self, address: str) -> bool:
+        """Return whether an SSH server greets us at the address, also one that took it from a machine that is gone.
+
+        While this host still tries the gone one's hardware address, silence means nothing: it is waited for.
+        """
+        deadline = time.monotonic() + FORGETS_S
+        found, waited = self.answers(address), False
+        while not found and _hardware_address_known(address) and time.monotonic() < deadline:
+            time.sleep(FORGETS_POLL_S)
+            waited = True
+        return found or (waited and self.answers(address))
+
     def run(self, address: str, command: Sequence[str], stdin: str = "", timeout_s: float = 30.0) -> Answer:
         """Run a command on a machine and return what it did, whatever its exit code.
 
@@ -152,6 +167,13 @@ def _close_connections(sockets: PrivateFolder) -> None:
         with suppress(subprocess.TimeoutExpired):  # it ends by itself after PERSIST_S
             subprocess.run(arguments, capture_output=True, timeout=CONNECT_TIMEOUT_S, check=False)
     sockets.remove()
+
+
+def _hardware_address_known(address: str) -> bool:
+    """True if this host thinks that it knows who has the address (ATF_COM in the neighbour table of its network)."""
+    with suppress(OSError), Path("/proc/thread-self/net/arp").open() as table:
+        return any(words[0] == address and int(words[2], 16) & 0x2 for words in map(str.split, list(table)[1:]))
+    return False
 
 
 def _last_line(text: str) -> str:

@@ -83,7 +83,8 @@ def _everything(platform: Platform, clients: Clients, before: Facts | None) -> F
     ours = {machine.address for machine in machines.values()}
     ranges = {address for tier in platform.tiers.values() for address in addresses_of(tier.network)}
     every = sorted(ours if before else ours | ranges)
-    open_now = dict(zip(every, at_once(clients.ssh.answers, every), strict=True))
+    knocks = at_once(lambda address: (clients.ssh.answers if address in ours else clients.ssh.finds)(address), every)
+    open_now = dict(zip(every, knocks, strict=True))
     taken = {address: "a machine answers there" for address in every if address not in ours and open_now[address]}
     machines = {name: _awake(clients, machine, open_now[machine.address]) for name, machine in machines.items()}
     clients.ssh.know({machine.address: machine.host_key for machine in machines.values() if machine.host_key})

@@ -112,7 +112,8 @@ def _everything(platform: Platform, parameters: Parameters, clients: Clients, be
         elif not old.locked:
             machines[key] = replace(old, in_use=known.in_use) if known else old
     newest = newest_template(platform, tier, resources, clients.proxmox)
-    taken = not building and clients.ssh.answers(address)
+    knock = clients.ssh.answers if before else clients.ssh.finds  # looked at again, it is our own that has just gone
+    taken = not building and knock(address)
     return Facts(
         at=now,
         record=_record(clients),
