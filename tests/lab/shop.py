@@ -151,14 +151,17 @@ def kill_when(due: Callable[[Run], bool]) -> Callable[[Run], None]:
     return look
 
 
-def kill_in_turn(start: Callable[[Callable[[Run], None]], Run]) -> set[str]:
-    """Given what starts a run, kill it after each kind of step in turn until one comes to its end; return the kinds."""
-    seen: set[str] = set()
+def kill_in_turn(start: Callable[[Callable[[Run], None]], Run], every_step: bool = False) -> set[tuple[str, str]]:
+    """Given what starts a run, kill it after each kind of step in turn until one comes to its end.
+
+    With `every_step`, kill it after each step of each machine. Return the steps, as (action, target).
+    """
+    seen: set[tuple[str, str]] = set()
 
     def is_new(run: Run) -> bool:
-        action = run.steps[-1][0]
-        new = action not in seen
-        seen.add(action)
+        action, target = run.steps[-1]
+        new = (action, target) not in seen if every_step else action not in {known for known, _ in seen}
+        seen.add((action, target))
         return new
 
     while (run := start(kill_when(is_new)).wait()).code == -signal.SIGKILL:
