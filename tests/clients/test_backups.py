@@ -183,6 +183,32 @@ def test_a_folder_that_cannot_be_used_is_said_before_and_while_it_is_tried(tmp_p
         assert (caught.value.reference, caught.value.subject) == ("backup-folder", str(folder))
 
 
+def test_a_share_that_hangs_is_said_and_waited_for_once(folder: Path) -> None:
+    """A pipe that nobody writes into holds whoever opens it, as a share does whose server is away."""
+    folder.mkdir()
+    name = put(folder, "shop-db-1", 1)
+    note = folder / f"{name}.json"
+    said = note.read_text()
+    note.unlink()
+    os.mkfifo(note)
+    client = Backups(folder, "shop-db-", 7, answers_s=0.5)
+    try:
+        began = time.monotonic()
+        for _ in range(20):
+            told = client.newest()
+            assert isinstance(told, Unknown)
+            assert "does not answer within 0.5 s" in told.reason
+        assert time.monotonic() - began < 20 * 0.5
+        with pytest.raises(EffectFailed, match="does not answer") as caught:
+            client.save("shop-db-3", giving(whole()))
+        assert caught.value.reference == "backup-folder"
+    finally:
+        note.write_text(said)  # whoever waits for it goes on
+        note.unlink()
+        note.write_text(said)
+    eventually(lambda: isinstance(client.newest(), Backup), "it hangs for ever", 5)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_a_full_disk_is_said_and_nothing_remains(folder: Path) -> None:
     folder.mkdir()

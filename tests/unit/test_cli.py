@@ -289,6 +289,15 @@ def test_sigterm_ends_a_run_with_143_and_a_report(platform: Platform, tmp_path: 
     assert resumed.exit is Exit.OK, resumed.message
 
 
+def test_a_call_that_hangs_keeps_nobody_from_ending() -> None:
+    code = (
+        "import sys, time; from thems_jobs import cli; from thems_jobs.clock import SystemClock;"
+        "SystemClock().submit(lambda: time.sleep(60)); sys.argv = ['thems-jobs', 'version']; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.startswith("thems-jobs ")
+
+
 def test_a_command_that_goes_on_is_the_one_that_was_approved() -> None:
     wish = wished("web", "--plan", "--expect-plan", "old", "--detailed-exitcode", "--expect-plan=old", "--yes")
     assert wish.approved_command("new") == "thems-jobs provision web --yes --expect-plan new"

@@ -7,6 +7,8 @@ options in `options`; `running` carries out what was asked for, `endings` says h
 import os
 import signal
 import sys
+import threading
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +17,8 @@ import typer
 from thems_jobs.cli import database, jenkins, looking, machines
 from thems_jobs.cli.endings import ABORTED, OK, crash, say, show_warnings
 from thems_jobs.errors import ThemsError
+
+THREADS_END_S = 3.0  # what a run began and gave up gets so long to end; Jenkins kills 20 s after SIGTERM
 
 EXAMPLES = """
 \b
@@ -88,6 +92,8 @@ def main() -> None:
     try:
         show_warnings()
         app(prog_name="thems-jobs")
+    except SystemExit as ending:
+        leave(ending)
     except ThemsError as error:
         sys.exit(say(error))
     except BrokenPipeError:
@@ -95,3 +101,16 @@ def main() -> None:
         sys.exit(OK)
     except Exception as error:
         sys.exit(crash(error))
+
+
+def leave(ending: SystemExit) -> None:
+    """Given how the command ended, end so, even if a thread hangs in a system call that nothing can break off."""
+    deadline = time.monotonic() + THREADS_END_S
+    others = [t for t in threading.enumerate() if t is not threading.current_thread() and not t.daemon]
+    for thread in others:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if not any(thread.is_alive() for thread in others) or not isinstance(ending.code, int):
+        raise ending
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ending.code)

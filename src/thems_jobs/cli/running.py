@@ -157,6 +157,7 @@ def opened_clients(platform: "Platform") -> "Iterator[tuple[Clients, SystemClock
             yield clients, clock
         finally:
             clients.ssh.close()
+            clock.close()
 
 
 def make_report_dir(folder: Path) -> None:

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import queue
 import re
 import selectors
 import subprocess
@@ -28,6 +29,7 @@ from thems_jobs.errors import EffectFailed, Transient, Unreachable
 CHUNK = 1 << 20
 TAIL = 1 << 16  # of what a machine says on standard error, so much is kept
 STALLED_S = 180.0  # without a byte or a word; a copy that gets on says so every five seconds
+ANSWERS_S = 10.0  # a folder that does not answer for so long is on a share that hangs
 LOOK_S = 0.2  # how soon a cancel is noticed
 COPY, PARTIAL, NOTE = ".tar.gz", ".tar.gz.partial", ".json"
 ENDS_S = 10.0  # from the end of its output to its own
@@ -38,12 +40,16 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Backups:
     """The backup folder of one platform's database tier."""
 
-    def __init__(self, folder: Path, prefix: str, keep: int, stalled_s: float = STALLED_S) -> None:
+    def __init__(
+        self, folder: Path, prefix: str, keep: int, stalled_s: float = STALLED_S, answers_s: float = ANSWERS_S
+    ) -> None:
         """Given the folder, how the tier's machines' names begin, and how many copies are kept, touch nothing yet."""
         self._folder = folder
         self._name = re.compile(rf"{re.escape(prefix)}\d+-\d{{8}}T\d{{6}}Z")
         self._keep = keep
         self._stalled_s = stalled_s
+        self._answers_s = answers_s
+        self._looking: threading.Thread | None = None
         self._cancelled = threading.Event()
         self._under_way: set[str] = set()
 
@@ -53,7 +59,19 @@ class Backups:
         return frozenset(self._under_way)
 
     def newest(self) -> Backup | Unknown | None:
-        """Return the newest whole copy, None if there is none, or why the folder cannot be used."""
+        """Return the newest whole copy, None if there is none, or why the folder cannot be used.
+
+        A share that hangs holds whoever looks at it: that is a thread of its own, which no run waits for.
+        """
+        seen: queue.SimpleQueue[Backup | Unknown | None] = queue.SimpleQueue()
+        if self._looking is None or not self._looking.is_alive():
+            self._looking = threading.Thread(target=lambda: seen.put(self._look()), daemon=True)
+            self._looking.start()
+            with suppress(queue.Empty):
+                return seen.get(timeout=self._answers_s)
+        return Unknown(f"it does not answer within {self._answers_s:g} s")
+
+    def _look(self) -> Backup | Unknown | None:
         try:
             there = self._folder.is_dir()
             if not os.access(self._folder if there else self._folder.parent, os.W_OK | os.X_OK):
@@ -72,6 +90,8 @@ class Backups:
 
         Raise EffectFailed, Transient or Unreachable if no whole copy came; then nothing of it remains.
         """
+        if isinstance(there := self.newest(), Unknown):
+            raise self._unusable(there.reason)
         self._under_way.add(member)
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -215,13 +235,12 @@ class Backups:
 
     def _unwritable(self, error: OSError) -> EffectFailed:
         if error.errno in FULL:
-            what, remedy = "it is full", "Free space there, or keep fewer copies (database.cluster.backup.keep)"
-        else:
-            what = f"a backup cannot be kept there by {self._account()}: {error.strerror or error}"
-            remedy = "Mount it, or mend its rights"
-        return EffectFailed(
-            str(self._folder), f"{what}.", f"{remedy}, and run the same command again.", "backup-folder"
-        )
+            return self._unusable("it is full", "Free space there, or keep fewer copies (database.cluster.backup.keep)")
+        return self._unusable(f"a backup cannot be kept there by {self._account()}: {error.strerror or error}")
+
+    def _unusable(self, what: str, remedy: str = "Mount it, or mend its rights") -> EffectFailed:
+        again = f"{remedy}, and run the same command again."
+        return EffectFailed(str(self._folder), f"{what}.", again, "backup-folder")
 
     @staticmethod
     def _account() -> str:
