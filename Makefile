@@ -9,11 +9,20 @@ export THEMS_LAB_CACHE := $(LAB_CACHE)
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
-demo: packages venv ## watch a shop platform being scaled for an event, on real machines (root, 8 min, 2 min again)
+demo: needs-demo packages venv ## watch a shop platform being scaled for an event, on real machines (root, 9 min, 4 min again)
 	@resources/demo.sh
 
-test: venv-dev check test-fast test-clients test-groovy test-simulation test-lab test-jenkins ## everything, as CI runs it (root for the lab part)
+needs-demo:
+	@resources/demo.sh --needs
+
+test: needs-test venv-dev check test-fast test-clients test-groovy test-simulation test-lab test-jenkins ## everything, as CI runs it (root for the lab part)
 	@echo "make test: all parts passed."
+
+needs-test:
+	@echo "This installs Debian packages (root; no service is started) and a virtual environment in .venv, then runs"
+	@echo "lint and types, unit tests, clients against in-process servers, the Jenkins steps, the simulation, and tests"
+	@echo "on real machines in a lab of their own (root, 2 cores, 8 GiB of memory, 6 GiB of disk): less than 40 minutes."
+	@if [ "$$(id -u)" != 0 ]; then echo "You are not root: all but the real machines is run, with the packages that are there."; fi
 
 check: venv-dev ## lint and types: ruff, mypy strict, ansible-lint, shellcheck
 	.venv/bin/ruff check .
