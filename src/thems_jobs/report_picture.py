@@ -15,6 +15,7 @@ KINDS: Mapping[str, tuple[Action, ...]] = {
     "boot": (Action.CONFIGURE, Action.START, Action.AWAIT_BOOT),
     "configure": (Action.CONVERGE, Action.CHECK, Action.BAKE, Action.SEAL, Action.CONVERT, Action.AWAIT_CONVERT),
     "join": (Action.FORBID_BOOTSTRAP, Action.BOOTSTRAP, Action.JOIN, Action.AWAIT_SYNC),
+    "copy": (Action.BACKUP,),
     "admit": (Action.ADMIT, Action.AWAIT_UP, Action.SERVE, Action.RESTORE),
     "drain": (Action.WITHDRAW, Action.AWAIT_DRAIN, Action.RETIRE),
     "jenkins": (Action.MAKE_FOLDER, Action.CREATE_JOB, Action.UPDATE_JOB, Action.DISABLE_JOB),
@@ -23,7 +24,8 @@ KINDS: Mapping[str, tuple[Action, ...]] = {
 # Attributes, not style: Jenkins shows reports without any style, and the bars must still be there.
 COLOURS: Mapping[str, str] = {
     "record": "#8a94a6", "clone": "#5b8def", "boot": "#2fa8b8", "configure": "#8f6fd8",
-    "join": "#c2549b", "admit": "#3fa66a", "drain": "#d99a2b", "remove": "#b0735a", "jenkins": "#8f6fd8",
+    "join": "#c2549b", "copy": "#7c8a3a", "admit": "#3fa66a",
+    "drain": "#d99a2b", "remove": "#b0735a", "jenkins": "#8f6fd8",
     "failed": "#d64545",
 }  # fmt: skip
 TICKS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200)
@@ -64,7 +66,7 @@ class Picture:
 
 def kind_of(action: str) -> str:
     """Given an action, return the kind of work it is."""
-    return next((kind for kind, actions in KINDS.items() if action in actions), "record")
+    return next(kind for kind, actions in KINDS.items() if action in actions)
 
 
 def picture(outcome: Outcome) -> Picture | None:
