@@ -1,5 +1,6 @@
 """How a member of the database cluster comes back: with what it missed (IST), or with a copy of everything (SST)."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,6 +49,25 @@ def forecast(cluster: Cluster, name: str, outage_s: float) -> Rejoin:
     return Rejoin(
         "IST", seconds, written, f"{_mib(written)} written in {outage_s:g} s fit {_mib(room[donor])} of {donor}"
     )
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How far back the members' gcache reaches at the present write rate, and how large it must be for an outage."""
+
+    seconds: float
+    needed_mib: int
+
+
+def kept(cluster: Cluster, outage_s: float) -> Kept | None:
+    """Given how long a member may be away, return what the smallest gcache keeps; None where nobody writes, or it is
+    not told."""
+    members = [member for member in cluster.members.values() if isinstance(member, Member)]
+    sizes = [member.gcache_bytes for member in members if member.gcache_bytes is not None]
+    rate = max((member.write_bytes_s for member in members if member.write_bytes_s is not None), default=0.0)
+    if not sizes or len(sizes) < len(members) or rate <= 0:
+        return None
+    return Kept(min(sizes) * USABLE_RATIO / rate, math.ceil(rate * outage_s / USABLE_RATIO / MIB))
 
 
 def _room(donor: Member, seqno: int) -> int:

@@ -6,12 +6,12 @@ from functools import partial
 from thems_jobs import phrases
 from thems_jobs.core import galera
 from thems_jobs.core.databases import settings_of
-from thems_jobs.core.facts import Facts
+from thems_jobs.core.facts import Cluster, Facts
 from thems_jobs.core.identity import tier_of
 from thems_jobs.core.job import Job
 from thems_jobs.core.plan import Plan
 from thems_jobs.core.platform import Platform
-from thems_jobs.core.rejoin import Rejoin, forecast
+from thems_jobs.core.rejoin import Rejoin, forecast, kept
 from thems_jobs.jobs.clients import Clients
 from thems_jobs.jobs.observe import observe
 
@@ -71,7 +71,7 @@ def plan(platform: Platform, parameters: Parameters, facts: Facts) -> Plan:
     checks = galera.conditions(settings, cluster, asked, allow)
     rejoin = forecast(cluster, asked.name, asked.outage_s) if asked.action in ("restart", "upgrade", "add") else None
     refusals = galera.refusals(checks)
-    return Plan(refusals=refusals, checks=checks, rejoin=rejoin, finding=_finding(asked, cluster.expected, rejoin))
+    return Plan(refusals=refusals, checks=checks, rejoin=rejoin, finding=_finding(asked, cluster, rejoin))
 
 
 def asked_of(parameters: Parameters) -> galera.Asked:
@@ -84,11 +84,24 @@ def asked_of(parameters: Parameters) -> galera.Asked:
     return galera.Asked(action, parameters.name, outage_s, parameters.target)
 
 
-def _finding(asked: galera.Asked, members: int, rejoin: Rejoin | None) -> str:
-    """Return the sentence for a cluster of which nothing is wrong."""
+def _finding(asked: galera.Asked, cluster: Cluster, rejoin: Rejoin | None) -> str:
+    """Return the sentences for a cluster of which nothing is wrong."""
     if asked.action == "none":
-        return f"The database cluster is well: {members} members, every condition holds."
+        well = f"The database cluster is well: {cluster.expected} members, every condition holds."
+        return f"{well} {_gcache(cluster)}".rstrip()
     return f"Safe: {asked.action} {asked.name}. {comes_back(rejoin)}".rstrip()
+
+
+def _gcache(cluster: Cluster) -> str:
+    """Return how large the gcache should be so that an upgrade's outage fits it; "" where it does, or nobody knows."""
+    outage_s = OUTAGE_S["upgrade"]
+    cache = kept(cluster, outage_s)
+    if cache is None or cache.seconds >= outage_s:
+        return ""
+    return (
+        f"But its gcache keeps only {phrases.duration(cache.seconds)} of writes at the present rate, and an upgrade "
+        f"takes {phrases.duration(outage_s)}: gcache_mib should be {cache.needed_mib} at least."
+    )
 
 
 def comes_back(rejoin: Rejoin | None) -> str:
