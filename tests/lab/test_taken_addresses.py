@@ -19,18 +19,24 @@ def test_who_took_the_address_of_a_machine_that_is_gone_is_found(new_machine: Ne
     ssh = Ssh("thems", layout.ssh_key, tmp_path)
     with network_of(layout.netns):
         assert ssh.finds(gone.address)
+        known = _neighbour(gone.address)
     gone.do("stop")
     taker.says(f"sudo ip address add {gone.address}/16 dev eth0")
     with network_of(layout.netns):
-        _as_a_minute_later(gone.address)
+        _remember(gone.address, known)
         assert not ssh.answers(gone.address), "this host does not look at the old hardware address: nothing is tested"
         assert ssh.finds(gone.address)
         assert not ssh.finds("10.77.9.249")
 
 
-def _as_a_minute_later(address: str) -> None:
-    """Let the neighbour table trust what it knows of an address no more than it would after a minute."""
+def _neighbour(address: str) -> dict[str, str]:
+    """Return what this host knows of an address in its network."""
     shown = subprocess.run(["ip", "-json", "neighbour", "show", "to", address], capture_output=True, check=True)
-    known = json.loads(shown.stdout)[0]
+    known: dict[str, str] = json.loads(shown.stdout)[0]
+    return known
+
+
+def _remember(address: str, known: dict[str, str]) -> None:
+    """Let this host's neighbour table hold what it knew, as it does where no bridge of its own loses a port."""
     change = ["lladdr", known["lladdr"], "dev", known["dev"], "nud", "stale"]
-    subprocess.run(["ip", "neighbour", "change", address, *change], check=True)
+    subprocess.run(["ip", "neighbour", "replace", address, *change], check=True)
