@@ -19,6 +19,10 @@ PROVIDER_OPTIONS = (
     "gcache.keep_pages_size = 0; gcache.name = galera.cache; gcache.page_size = 64M; gcache.size = 128M; "
     "gcs.fc_factor = 1.0; gcs.fc_limit = 100; pc.recovery = false; socket.ssl = YES; "
 )
+PERCONA = {
+    "pxc_maint_mode": "DISABLED",
+    "pxc_maint_transition_period": "1",
+}  # 10 by default: tests need not wait so long
 
 
 @dataclass
@@ -63,7 +67,7 @@ class Galera:
         self.variables = {
             "version": "10.11.19-MariaDB-0+deb12u1", "wsrep_reject_queries": "NONE", "wsrep_desync": "OFF",
             "wsrep_sst_donor_rejects_queries": "OFF", "wsrep_provider_options": PROVIDER_OPTIONS,
-        } | ({"pxc_maint_mode": "DISABLED"} if self.flavour == "percona" else {}) | self.variables  # fmt: skip
+        } | (PERCONA if self.flavour == "percona" else {}) | self.variables  # fmt: skip
         self.sessions = self.sessions or [
             (1, "system user", "Sleep", "wsrep aborter idle", None), (2, "system user", "Sleep", "committed 12", None),
             (11, "shop", "Sleep", "", None), (12, "shop", "Query", "Sending data", "SELECT * FROM wp_orders"),
@@ -75,7 +79,12 @@ class Galera:
         time.sleep(self.slow_s)
         with self._lock:
             self.asked.append(statement)
-            return self._answer(" ".join(statement.split()))
+            before = self.variables.get("pxc_maint_mode")
+            answer = self._answer(" ".join(statement.split()))
+            begun = before != self.variables.get("pxc_maint_mode") == "MAINTENANCE"
+        if begun:  # it serves others meanwhile, and says that it did only afterwards
+            time.sleep(float(self.variables["pxc_maint_transition_period"]))
+        return answer
 
     def _answer(self, text: str) -> Answer:
         if text.startswith("SHOW GLOBAL STATUS LIKE"):
@@ -117,6 +126,8 @@ class Galera:
         assert found
         if found[1] not in self.variables:
             raise Refusal(1193, f"Unknown system variable '{found[1]}'")
+        if found[1] == "pxc_maint_mode" and found[2] == self.variables[found[1]] == "MAINTENANCE":
+            raise Refusal(1105, "Can't change pxc_maint_mode from MAINTENANCE to MAINTENANCE")
         self.variables[found[1]] = found[2]
         return NONE
 

@@ -275,6 +275,18 @@ def test_a_member_is_taken_out_of_service_and_back(
     assert look(wires, member, flavour=flavour).switches[switch] == into
 
 
+def test_percona_confirms_maintenance_after_its_transition_period(
+    wires: Wires, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than any other answer may take; the switch itself has changed at once, so the proxies drain meanwhile."""
+    monkeypatch.setattr(wire_module, "ANSWER_S", 0.4)
+    monkeypatch.setattr(mariadb, "LIMIT_S", 0.8)
+    member = Galera(flavour="percona")
+    client, served = databases(wires, flavour="percona"), wires.serve(member.answer, PASSWORDS)
+    client.reject_queries("shop-db-1", served.address, True)
+    assert member.variables["pxc_maint_mode"] == "MAINTENANCE"
+
+
 def test_only_the_shop_s_sessions_are_ended_even_if_queries_are_rejected(wires: Wires) -> None:
     member = Galera(variables={"wsrep_reject_queries": "ALL"})
     address = wires.serve(member.answer, PASSWORDS).address

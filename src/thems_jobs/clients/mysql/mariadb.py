@@ -34,10 +34,11 @@ DATA = {
     "mariadb": "SELECT SUM(FILE_SIZE) AS size FROM information_schema.INNODB_SYS_TABLESPACES",
     "percona": "SELECT SUM(FILE_SIZE) AS size FROM information_schema.INNODB_TABLESPACES",
 }
-OUT_OF_SERVICE = {  # by flavour: statements that switch a member out, and in again
-    "mariadb": ("SET GLOBAL wsrep_reject_queries = ALL", "SET GLOBAL wsrep_reject_queries = NONE"),
-    "percona": ("SET GLOBAL pxc_maint_mode = 'MAINTENANCE'", "SET GLOBAL pxc_maint_mode = 'DISABLED'"),
+OUT_OF_SERVICE = {  # by flavour: a member's switch, and what it says when the member is out, and in
+    "mariadb": ("wsrep_reject_queries", "ALL", "NONE"),
+    "percona": ("pxc_maint_mode", "MAINTENANCE", "DISABLED"),
 }
+TRANSITION = "pxc_maint_transition_period"  # seconds that Percona waits before it confirms a maintenance; 10 by default
 
 # Statements that a change of the cluster must not meet. Comments before a statement are no part of it.
 BUSY = {
@@ -108,9 +109,19 @@ class Databases:
         )
 
     def reject_queries(self, name: str, address: str, on: bool) -> None:
-        """Switch a member out of service, or in again; sessions that it has stay, and its queries are refused."""
-        statement = OUT_OF_SERVICE[self._settings.flavour][0 if on else 1]
-        self._change(name, address, lambda session: session.do(statement))
+        """Switch a member out of service, or in again; sessions that it has stay, and its queries are refused.
+
+        Percona refuses maintenance for a member that is in it already, so what is as it should be is left alone.
+        """
+        switch, out, into = OUT_OF_SERVICE[self._settings.flavour]
+        wanted = out if on else into
+        look = f"SHOW GLOBAL VARIABLES WHERE Variable_name IN ('{switch}', '{TRANSITION}')"
+        told = self._change(name, address, lambda session: _pairs(session.rows(look)))
+        if told.get(switch, "").upper() == wanted:
+            return
+        waits_s = _number(told.get(TRANSITION)) or 0
+        with opened(name, address, self._account, LIMIT_S + waits_s, waits_s) as session:
+            session.do(f"SET GLOBAL {switch} = '{wanted}'")
 
     def kill_sessions(self, name: str, address: str) -> int:
         """End the shop's sessions on a member, and return how many there were."""

@@ -82,10 +82,11 @@ class Session:
 
 
 @contextmanager
-def opened(name: str, address: str, account: Account, limit_s: float) -> Iterator[Session]:
+def opened(name: str, address: str, account: Account, limit_s: float, waits_s: float = 0.0) -> Iterator[Session]:
     """Open a session with one server for at most limit_s; then it is cut, however slowly the server still talks.
 
-    Raise Unreachable if there is none, if it is not one of ours, or does not let us in.
+    `waits_s`: the server waits so long before it answers, on purpose. Raise Unreachable if there is none, if it is not
+    one of ours, or does not let us in.
     """
     connections: list[pymysql.Connection[Any]] = []
     over, done = threading.Event(), threading.Event()
@@ -101,7 +102,7 @@ def opened(name: str, address: str, account: Account, limit_s: float) -> Iterato
     timer.daemon = True
     timer.start()
     try:
-        yield Session(name, _connect(name, address, account, connections, over))
+        yield Session(name, _connect(name, address, account, connections, over, ANSWER_S + waits_s))
     except Unreachable as error:
         if over.is_set():
             raise Unreachable(name, f"it does not come to an end within {limit_s:g} s.") from error
@@ -122,12 +123,13 @@ class _NoConnectionError(Unreachable):
     retry=retry_if_exception_type(_NoConnectionError), stop=stop_after_attempt(2), wait=wait_fixed(0.2), reraise=True
 )
 def _connect(
-    name: str, address: str, account: Account, connections: list["pymysql.Connection[Any]"], over: threading.Event
-) -> "pymysql.Connection[Any]":
+    name: str, address: str, account: Account, connections: list["pymysql.Connection[Any]"], over: threading.Event,
+    answer_s: float,
+) -> "pymysql.Connection[Any]":  # fmt: skip
     host, _, port = address.partition(":")
     connection: pymysql.Connection[Any] = pymysql.Connection(
         host=host, port=int(port or account.port), user=account.user, password=account.password, ssl=account.authority,
-        connect_timeout=CONNECT_S, read_timeout=ANSWER_S, write_timeout=ANSWER_S, charset="utf8mb4", autocommit=True,
+        connect_timeout=CONNECT_S, read_timeout=answer_s, write_timeout=ANSWER_S, charset="utf8mb4", autocommit=True,
         local_infile=False, defer_connect=True,
     )  # fmt: skip
     connections.append(connection)
