@@ -14,6 +14,8 @@ from mysql_wire import NONE, Answer, Refusal
 
 UUID = "9311c7ed-e752-11f1-ab49-c28ae3f001b0"
 NOT_READY = Refusal(1047, "WSREP has not yet prepared node for application use")
+NO_PLUGIN = Refusal(1109, "Unknown table 'METADATA_LOCK_INFO' in information_schema")
+NO_RIGHT = Refusal(1142, "SELECT command denied to user 'thems'@'192.0.2.9' for table 'metadata_locks'")
 PROVIDER_OPTIONS = (
     "base_dir = /var/lib/mysql/; evs.inactive_timeout = PT15S; gcache.dir = /var/lib/mysql/; "
     "gcache.keep_pages_size = 0; gcache.name = galera.cache; gcache.page_size = 64M; gcache.size = 128M; "
@@ -47,6 +49,7 @@ class Galera:
     status: dict[str, str] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
     sessions: list[tuple[int, str, str, str, str | None]] = field(default_factory=list)
+    locks: list[tuple[int, str]] | None = field(default_factory=list)  # by session; None: they are not shown
     tables: dict[str, Table] = field(default_factory=lambda: {"wp_orders": orders()})
     bytes_s: float = 1e6  # replicated and received
     stopped_ratio: float = 0.0  # of the time flow control stops the writers
@@ -99,6 +102,10 @@ class Galera:
             return NONE
         if text.startswith("SET GLOBAL"):
             return self._set(text)
+        if "METADATA_LOCK" in text.upper():
+            if self.locks is None:
+                raise NO_PLUGIN if self.flavour == "mariadb" else NO_RIGHT
+            return list(self.locks), ["ID", "HELD"]
         if "information_schema." in text:
             return self._schema(text)
         if text.startswith("KILL CONNECTION"):

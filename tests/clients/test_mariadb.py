@@ -132,6 +132,10 @@ def test_galeras_word_for_none_is_none(wires: Wires) -> None:
         ((20, "root", "Query", "", "BACKUP STAGE BLOCK_COMMIT"), "backup"),
         ((20, "root", "Query", "Sending data", "SELECT /*!40001 SQL_NO_CACHE */ `id` FROM `wp_posts`"), "backup"),
         ((20, "mysql", "Sleep", "", None), "copy or backup"),
+        ((20, "thems_backup", "Sleep", "", None), "copy or backup"),
+        ((20, "shop", "Query", "", "ALTER ONLINE IGNORE TABLE wp_posts ADD COLUMN x INT"), "schema change"),
+        ((20, "shop", "Query", "", "alter ignore table wp_posts add unique (x)"), "schema change"),
+        ((20, "shop", "Query", "", "CREATE OR REPLACE UNIQUE INDEX a ON wp_posts (x)"), "schema change"),
     ],
 )
 def test_what_a_change_must_not_meet_is_seen(wires: Wires, session: tuple[Any, ...], busy: str) -> None:
@@ -140,6 +144,68 @@ def test_what_a_change_must_not_meet_is_seen(wires: Wires, session: tuple[Any, .
     seen = look(wires, member)
     assert len(seen.busy or ()) == 1
     assert busy in (seen.busy or ())[0]
+
+
+@pytest.mark.parametrize("user", ["root", "shop", "mysql"])
+@pytest.mark.parametrize(
+    ("flavour", "held", "busy"),
+    [
+        ("mariadb", "MDL_BACKUP_START", "backup"),
+        ("mariadb", "MDL_BACKUP_WAIT_DDL", "backup"),
+        ("mariadb", "MDL_BACKUP_FTWRL2", "backup"),
+        ("mariadb", "MDL_BACKUP_ALTER_COPY", "schema change"),
+        ("mariadb", "MDL_BACKUP_DDL", "schema change"),
+        ("mariadb", "MDL_BACKUP_TRANS_DML", ""),
+        ("mariadb", "MDL_BACKUP_COMMIT", ""),
+        ("percona", "BACKUP LOCK SHARED", "backup"),
+        ("percona", "BACKUP_TABLES SHARED", "backup"),
+        ("percona", "GLOBAL SHARED", "backup"),
+        ("percona", "BACKUP LOCK INTENTION_EXCLUSIVE", "schema change"),
+        ("percona", "GLOBAL INTENTION_EXCLUSIVE", ""),
+    ],
+)
+def test_backups_and_schema_changes_are_seen_by_their_locks_whoever_began_them(
+    wires: Wires, flavour: str, held: str, busy: str, user: str
+) -> None:
+    """So is mariadb-backup of root, which is idle between its statements."""
+    member = Galera(flavour=flavour, locks=[(20, held)])
+    health = "information_schema" if user == "mysql" else None
+    member.sessions = [*member.sessions, (20, user, "Sleep", "", None, health)]  # type: ignore[list-item]
+    assert look(wires, member, flavour=flavour).busy == ((f"{busy} (by {user}, {held})",) if busy else ())
+
+
+def test_what_is_seen_in_two_ways_is_said_once(wires: Wires) -> None:
+    member = Galera(locks=[(20, "MDL_BACKUP_ALTER_COPY"), (21, "MDL_BACKUP_START")])
+    altering, copying = (20, "shop", "Query", "", "ALTER TABLE t FORCE"), (21, "mysql", "Sleep", "", None)
+    member.sessions = [*member.sessions, altering, copying, (22, "mysql", "Sleep", "", None)]
+    assert look(wires, member).busy == (
+        "schema change (ALTER TABLE t FORCE)", "a copy or backup of the whole machine, by mysql",
+    )  # fmt: skip
+
+
+def test_a_dump_is_seen_between_two_tables(wires: Wires) -> None:
+    member = Galera()
+    answer, idle = member.answer, member.sessions
+    member.sessions = [*idle, (20, "root", "Query", "", "SELECT /*!40001 SQL_NO_CACHE */ * FROM `wp_posts`")]
+
+    def go_on(statement: str) -> Any:
+        result = answer(statement)
+        if "PROCESSLIST" in statement:
+            member.sessions = [*idle, (20, "root", "Sleep", "", None)]
+        return result
+
+    found = databases(wires).members({"shop-db-1": wires.serve(go_on, PASSWORDS).address})["shop-db-1"]
+    assert isinstance(found, Member)
+    assert len(found.busy or ()) == 1
+
+
+@pytest.mark.parametrize("flavour", ["mariadb", "percona"])
+def test_a_member_that_shows_no_locks_is_judged_by_its_sessions(wires: Wires, flavour: str) -> None:
+    """One that an older version has configured, until its next start."""
+    member = Galera(flavour=flavour, locks=None)
+    assert look(wires, member, flavour=flavour).busy == ()
+    member.sessions = [*member.sessions, (20, "mysql", "Sleep", "", None)]
+    assert look(wires, member, flavour=flavour).busy == ("a copy or backup of the whole machine, by mysql",)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TypeVar
 
-from thems_jobs.clients.mysql.wire import Account, Row, Session, each, opened, read_account
+from thems_jobs.clients.mysql.wire import Account, Row, Session, code_of, each, opened, read_account
 from thems_jobs.core.facts import Member, Unknown
 from thems_jobs.core.platform import DatabaseCluster
 from thems_jobs.errors import Unreachable
@@ -18,8 +18,11 @@ from thems_jobs.errors import Unreachable
 LIMIT_S = 10.0  # for all that one server is asked, the window not counted
 POLLS = 8  # looks at the receive queue within the window
 NEVER = 2**64 - 1  # what Galera says for "none"
-SYSTEM_USER = "mysql"  # copies and backups are made by the machine's own account
-HEALTH_CHECK = "information_schema"  # so is the machine's health check; it has chosen this database, to be told apart
+# Who copies all data: the machine's own account (for new members), that of backups, Percona's own for new members.
+COPIERS = ("mysql", "thems_backup", "mysql.pxc.sst.user")
+HEALTH_CHECK = (
+    "information_schema"  # the machine's account asks this, too; it has chosen this database, to be told apart
+)
 
 SWITCHES = ("wsrep_reject_queries", "wsrep_desync", "wsrep_sst_donor_rejects_queries", "pxc_maint_mode")
 STATUS = "SHOW GLOBAL STATUS WHERE Variable_name LIKE 'wsrep\\_%' OR Variable_name = 'Uptime'"
@@ -43,8 +46,9 @@ TRANSITION = "pxc_maint_transition_period"  # seconds that Percona waits before 
 # Statements that a change of the cluster must not meet. Comments before a statement are no part of it.
 BUSY = {
     "schema change": re.compile(
-        r"^\s*(/\*.*?\*/\s*)*(ALTER\s+TABLE|OPTIMIZE|REPAIR|TRUNCATE|RENAME\s+TABLE|DROP\s+(TABLE|INDEX)"
-        r"|CREATE\s+(UNIQUE\s+|FULLTEXT\s+|SPATIAL\s+)?INDEX)\b|pt-online-schema-change|gh-ost",
+        r"^\s*(/\*.*?\*/\s*)*(ALTER\s+(ONLINE\s+)?(IGNORE\s+)?TABLE|OPTIMIZE|REPAIR|TRUNCATE|RENAME\s+TABLE"
+        r"|DROP\s+(TABLE|INDEX)|CREATE\s+(OR\s+REPLACE\s+)?(UNIQUE\s+|FULLTEXT\s+|SPATIAL\s+)?INDEX)\b"
+        r"|pt-online-schema-change|gh-ost",
         re.IGNORECASE | re.DOTALL,
     ),
     "backup": re.compile(
@@ -53,6 +57,22 @@ BUSY = {
         re.IGNORECASE,
     ),
 }
+# The same by the locks they hold, whoever began them and however: a backup between its statements is an idle session.
+# MariaDB: BACKUP STAGE and FLUSH TABLES WITH READ LOCK. Percona: LOCK TABLES or INSTANCE FOR BACKUP, and the latter.
+HELD = {
+    "schema change": re.compile(r"MDL_BACKUP_(DDL|ALTER_COPY)|BACKUP LOCK INTENTION_EXCLUSIVE"),
+    "backup": re.compile(r"MDL_BACKUP_(START|FLUSH|WAIT_\w+|FTWRL\d)|(GLOBAL|BACKUP.*) SHARED"),
+}
+LOCKS = {
+    "mariadb": "SELECT THREAD_ID AS ID, LOCK_MODE AS HELD FROM information_schema.METADATA_LOCK_INFO "
+    "WHERE LOCK_MODE LIKE 'MDL\\_BACKUP\\_%'",
+    "percona": "SELECT t.PROCESSLIST_ID AS ID, CONCAT(l.OBJECT_TYPE, ' ', l.LOCK_TYPE) AS HELD "
+    "FROM performance_schema.metadata_locks l JOIN performance_schema.threads t ON t.THREAD_ID = l.OWNER_THREAD_ID "
+    "WHERE l.LOCK_STATUS = 'GRANTED' AND (l.OBJECT_TYPE LIKE 'BACKUP%' OR l.OBJECT_TYPE = 'GLOBAL')",
+}
+# A member that was made by an older version shows no locks before its next start, or not to us: then what it says of
+# its sessions must do. Unknown table; not ours to read.
+NOT_SHOWN = (1109, 1142)
 NO_SUCH_SESSION = 1094
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -95,6 +115,7 @@ class Databases:
         time.sleep(max(0.0, began + window_s - time.monotonic()))
         ended, last = time.monotonic(), _pairs(session.rows(STATUS))
         queues.append(_number(last.get("wsrep_local_recv_queue")))
+        locks = self._locks(session)
         sessions = session.rows(SESSIONS)
         known = [queue for queue in queues if queue is not None]
         return read_member(
@@ -103,10 +124,19 @@ class Databases:
             ended - began,
             variables,
             queue=fmean(known) if len(known) == len(queues) else None,
-            busy=_busy(before, sessions),
+            busy=_busy(before, sessions, locks),
             connections=sum(row["USER"] == self._settings.application.user for row in sessions),
             data_bytes=int(size[0]["size"]) if size and size[0]["size"] is not None else None,
         )
+
+    def _locks(self, session: Session) -> list[Row]:
+        """Return who holds which locks that stop others from changing tables, as far as the member shows it."""
+        try:
+            return session.rows(LOCKS[self._settings.flavour])
+        except Unreachable as error:
+            if code_of(error) in NOT_SHOWN:
+                return []
+            raise
 
     def reject_queries(self, name: str, address: str, on: bool) -> None:
         """Switch a member out of service, or in again; sessions that it has stay, and its queries are refused.
@@ -254,21 +284,28 @@ def _gcache(options: str) -> int | None:
     return int(found[1]) * UNITS[found[2].upper()] if found else None
 
 
-def _busy(before: Sequence[Row], sessions: Sequence[Row]) -> tuple[str, ...]:
-    """Given the sessions at both ends of the window, return what a change of the cluster must not meet."""
-    found = []
+def _busy(before: Sequence[Row], sessions: Sequence[Row], locks: Sequence[Row]) -> tuple[str, ...]:
+    """Given the sessions at both ends of the window and the locks held, return what a change must not meet.
+
+    A session is told of once: a dump has no statement between two tables, most others have locks and statements.
+    """
+    looked = {"schema change": sessions, "backup": (*before, *sessions)}
+    found = {
+        (what, row["ID"]): f"{what} ({' '.join(str(row['INFO']).split())[:60]})"
+        for what, rows in looked.items()
+        for row in rows
+        if BUSY[what].search(str(row["INFO"] or ""))
+    }
+    here = {row["ID"] for row in before}
     for row in sessions:
-        statement = str(row["INFO"] or "")
-        for what, pattern in BUSY.items():
-            if pattern.search(statement):
-                found.append(f"{what} ({' '.join(statement.split())[:60]})")
-    first, last = (
-        {row["ID"] for row in rows if row["USER"] == SYSTEM_USER and row["DB"] != HEALTH_CHECK}
-        for rows in (before, sessions)
-    )
-    if first & last:
-        found.append("a copy or backup of the whole machine")
-    return tuple(dict.fromkeys(found))
+        if row["ID"] in here and row["USER"] in COPIERS and row["DB"] != HEALTH_CHECK:
+            found.setdefault(("backup", row["ID"]), f"a copy or backup of the whole machine, by {row['USER']}")
+    users = {row["ID"]: row["USER"] for row in sessions}
+    for lock in locks:
+        for what, pattern in HELD.items():
+            if pattern.fullmatch(str(lock["HELD"])) and lock["ID"] in users:
+                found.setdefault((what, lock["ID"]), f"{what} (by {users[lock['ID']]}, {lock['HELD']})")
+    return tuple(dict.fromkeys(found.values()))
 
 
 def _quoted(name: str) -> str:

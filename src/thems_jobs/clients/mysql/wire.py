@@ -77,8 +77,14 @@ class Session:
             with _translated(self.name), self._connection.cursor() as cursor:
                 cursor.execute(statement, values or None)
         except Unreachable as error:
-            if not unless or not isinstance(error.__cause__, pymysql.MySQLError) or error.__cause__.args[0] != unless:
+            if not unless or code_of(error) != unless:
                 raise
+
+
+def code_of(error: Unreachable) -> int:
+    """Return the number of the error that the server answered with, 0 if it was none of the server's."""
+    cause = error.__cause__
+    return int(cause.args[0]) if isinstance(cause, pymysql.MySQLError) and cause.args else 0
 
 
 @contextmanager
