@@ -5,6 +5,7 @@ Rendered by Ansible's own template module. After a change on purpose: WRITE_GOLD
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 
 from thems_jobs import resources
+from thems_jobs.clients.mysql import mariadb as asking
 
 HERE = Path(__file__).parent
 PLAYBOOK = HERE / "playbooks" / "render_database.yml"
-SHARED = ("proxysql.cnf", "clustercheck.socket")  # the same whatever the flavour
+SHARED = ("proxysql.cnf", "clustercheck.socket", "backup.cnf")  # the same whatever the flavour
 
 VARIABLES: dict[str, Any] = {
     "thems_platform": "shop",
@@ -74,3 +76,12 @@ def test_the_two_flavours_share_what_they_can() -> None:
     for name in SHARED:
         assert (percona / name).read_text() == (mariadb / name).read_text()
     assert "'it''s a \\\\secret'" in (percona / "accounts.sql").read_text()
+
+
+@pytest.mark.parametrize("flavour", ["percona", "mariadb"])
+def test_backups_log_in_as_the_account_that_is_made_for_them_and_looked_for(flavour: str) -> None:
+    login = dict(re.findall(r"^(\w+) = (.*)$", (HERE / "golden" / flavour / "backup.cnf").read_text(), re.MULTILINE))
+    accounts = (HERE / "golden" / flavour / "accounts.sql").read_text()
+    assert login["user"] in asking.COPIERS
+    assert f"ALTER USER '{login['user']}'@'localhost' IDENTIFIED BY '{login['password']}';" in accounts
+    assert login["password"] not in (VARIABLES["database_password"], VARIABLES["database_application_password"])

@@ -41,8 +41,12 @@ STAND_INS = {
     "systemctl": '[ -e "$HERE/running" ] && echo active || echo inactive',
     "chown": ":",  # there need be no account mysql here
     "mariadbd": "echo 'mariadbd  Ver 10.11.6-MariaDB for Linux'",
-    "mariadb": f"printf '{STATUS}'",
+    "mariadb": f"""
+[ "$1" = "--defaults-extra-file=$HERE/etc/backup.cnf" ] || exec printf '{STATUS}'
+[ -e "$HERE/account" ] || exit 1  # Access denied
+touch "$HERE/session"; while read -r _; do echo 1; done; rm "$HERE"/session""",
     "mariadb-backup": """
+echo "$* $(cd "$HERE" && echo sess*)" >> "$HERE/asked"; case $1 in --defaults-extra-file=*) shift;; esac
 for word; do case $word in --target-dir=*) target=${word#*=};; --datadir=*) data=${word#*=};; esac; done
 case $1 in
 --backup)
@@ -147,6 +151,23 @@ def test_a_copy_is_restored_into_an_empty_machine_as_it_was(source: Machine, emp
     assert source.left() == empty.left() == []
 
 
+def test_a_running_member_is_copied_by_the_account_of_backups_which_is_there_all_the_time(source: Machine) -> None:
+    source.has("account")
+    assert source.run("backup")[1]["seqno"] == 41
+    asked = (source.folder / "asked").read_text().splitlines()
+    login = f"--defaults-extra-file={source.folder}/etc/backup.cnf --backup "
+    assert [line.startswith(login) for line in asked] == [True, False], asked
+    assert [line.endswith("session") for line in asked] == [True, True], asked
+    assert not (source.folder / "session").exists()
+
+
+def test_a_cluster_without_that_account_is_copied_by_root_as_before(source: Machine) -> None:
+    """An older version has made its accounts."""
+    assert source.run("backup")[1]["seqno"] == 41
+    asked = (source.folder / "asked").read_text().splitlines()
+    assert [line.split()[0] for line in asked] == ["--backup", "--prepare"]
+
+
 def test_what_is_not_as_it_must_be_is_refused(source: Machine, empty: Machine) -> None:
     assert source.run("backup", "--stopped", code=9) == (b"", {"error": "the database runs"})
     assert source.run("restore", code=9)[1] == {"error": "the database runs"}
@@ -192,6 +213,7 @@ def test_a_restore_that_was_killed_half_way_is_done_again(source: Machine, empty
 @pytest.mark.parametrize("how", ["hang up", "terminate", "kill"])
 def test_nothing_goes_on_of_a_copy_whose_caller_is_gone(how: str, source: Machine) -> None:
     source.has("slow")
+    source.has("account")
     with source.begin("backup", "--attended") as process:
         assert process.stdin
         assert process.stderr
@@ -200,7 +222,7 @@ def test_nothing_goes_on_of_a_copy_whose_caller_is_gone(how: str, source: Machin
 
         def both_run() -> bool:
             copying[:] = [entry for entry in Path("/proc").glob("[0-9]*/environ") if of(source, entry)]
-            return len(copying) >= 2
+            return len(copying) >= 3  # it, its session, and the copy
 
         eventually(both_run, "the program has started no other", 10)
         if how == "hang up":
@@ -209,6 +231,7 @@ def test_nothing_goes_on_of_a_copy_whose_caller_is_gone(how: str, source: Machin
             process.send_signal(signal.SIGTERM if how == "terminate" else signal.SIGKILL)
         assert process.wait(20) == (-signal.SIGKILL if how == "kill" else 11)
         eventually(lambda: not any(of(source, entry) for entry in copying), "the copy goes on", 10)
+        eventually(lambda: not (source.folder / "session").exists(), "it looks as if it were copied still", 10)
         if how != "kill":
             assert "told to end" in process.stderr.read().decode()
             assert source.left() == []

@@ -16,3 +16,8 @@ GRANT SELECT ON `shop`.* TO 'thems'@'%';
 -- The machine's own system user: clustercheck, and copies of data for new members.
 CREATE USER IF NOT EXISTS 'mysql'@'localhost' IDENTIFIED VIA unix_socket;
 GRANT RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR, CONNECTION ADMIN ON *.* TO 'mysql'@'localhost';
+
+-- Backups, on the machine itself; a session of it tells everybody that one is under way.
+CREATE USER IF NOT EXISTS 'thems_backup'@'localhost' IDENTIFIED BY '804cc58708beb873c176e9d57bac1b42eb57a1993b836b8235583e91b1f76600';
+ALTER USER 'thems_backup'@'localhost' IDENTIFIED BY '804cc58708beb873c176e9d57bac1b42eb57a1993b836b8235583e91b1f76600';
+GRANT RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR, SLAVE MONITOR ON *.* TO 'thems_backup'@'localhost';
