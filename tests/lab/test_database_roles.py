@@ -17,7 +17,9 @@ from shop import Shop
 
 from thems_jobs.clients.backups import Backups
 from thems_jobs.clients.galera_machines import GaleraMachines
-from thems_jobs.core.facts import Backup
+from thems_jobs.clients.mysql import Databases
+from thems_jobs.core.databases import settings_of
+from thems_jobs.core.facts import Backup, Member
 from thems_jobs.lab import faults
 from waiting import eventually
 
@@ -72,7 +74,7 @@ def test_members_talk_by_tls_and_so_does_the_shop(cluster: DatabaseCluster) -> N
         cluster.does(
             machine,
             f"cd /etc/mysql/thems && openssl verify -CAfile ca.pem -verify_ip {machine.address} certificate.pem"
-            " && test $(stat -c %a key.pem) = 640 && test $(stat -c %a accounts.sql) = 600",
+            ' && test $(stat -c %a key.pem) = 640 && test "$(stat -c %a accounts.sql backup.cnf | uniq)" = 600',
         )
     with cluster.connect() as connection, connection.cursor() as cursor:
         cursor.execute("SHOW STATUS LIKE 'Ssl_cipher'")
@@ -91,6 +93,30 @@ def test_the_jobs_account_can_do_what_the_jobs_do_and_no_more(cluster: DatabaseC
         cursor.execute("SELECT SUM(FILE_SIZE) FROM information_schema.INNODB_SYS_TABLESPACES")
         with pytest.raises(pymysql.OperationalError, match="denied"):
             cursor.execute("CREATE DATABASE elsewhere")
+
+
+def test_backups_are_seen_by_the_lock_they_hold_whoever_began_them(cluster: DatabaseCluster) -> None:
+    third, settings = cluster.members[2], settings_of(cluster.platform)
+    assert settings is not None
+    databases = Databases(settings, cluster.lab.layout.database_platform.parent)
+
+    def busy() -> tuple[str, ...] | None:
+        seen = databases.members({third.name: third.address}, 0.5)[third.name]
+        assert isinstance(seen, Member), seen
+        return seen.busy
+
+    assert busy() == ()
+    with ThreadPoolExecutor(1) as pool:  # as mariadb-backup of root: an idle session
+        idle = pool.submit(cluster.does, third, "(echo 'BACKUP STAGE START;'; sleep 8) | mariadb")
+        eventually(lambda: busy() == ("backup (by root, MDL_BACKUP_START)",), "not seen", 6)
+        idle.result()
+    eventually(lambda: busy() == (), "still seen", 5)
+    login = "mariadb --defaults-extra-file=/etc/mysql/thems/backup.cnf"
+    assert cluster.does(third, f"{login} -BNe 'SELECT CURRENT_USER()'").strip() == "thems_backup@localhost"
+    with ThreadPoolExecutor(1) as pool:
+        idle = pool.submit(cluster.does, third, f"sleep 8 | {login}")
+        eventually(lambda: busy() == ("a copy or backup of the whole machine, by thems_backup",), "not seen", 6)
+        idle.result()
 
 
 def test_a_planned_hand_over_is_hardly_noticed(cluster: DatabaseCluster) -> None:
@@ -190,6 +216,11 @@ def test_nothing_begins_a_second_cluster(cluster: DatabaseCluster) -> None:
     cluster.does(third, "echo _WSREP_NEW_CLUSTER=--wsrep-new-cluster > /run/mariadb-wsrep-new-cluster")  # as by a kill
     assert cluster.galera(third, "forbid-bootstrap")["safe_to_bootstrap"] is False
     cluster.does(third, "test ! -e /run/mariadb-wsrep-new-cluster")
+    by_hand = "/etc/mysql/mariadb.conf.d/99-by-hand.cnf"  # as Percona's package brings one
+    cluster.does(third, f"printf '[mysqld]\\nwsrep_cluster_address=gcomm://\\n' > {by_hand}")
+    assert "settings say" in cluster.galera(third, "join", "--members", all_of_them, code=9)["error"]
+    cluster.does(third, "systemctl start mariadb", code=1)  # nor by anybody else
+    cluster.does(third, f"rm {by_hand} && systemctl reset-failed mariadb")
     cluster.join(third, [first, second], donor=second)
     assert cluster.size(first) == 3
     cluster.serve(cluster.members)
