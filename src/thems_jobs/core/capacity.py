@@ -2,7 +2,7 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from thems_jobs.core.facts import Facts, Machine, Phase, Storage, number_of
@@ -28,22 +28,22 @@ def serves(machine: Machine) -> bool:
     return machine.phase is Phase.SERVING and runs_on and machine.health in ("", "ok")
 
 
-def leaving_order(machines: Sequence[Machine]) -> list[Machine]:
-    """Given a tier's machines, return them in the order in which they go when there are too many.
+def leaving_order(machines: Sequence[Machine], last: Collection[str] = ()) -> list[Machine]:
+    """Given a tier's machines, return them in the order in which they go when there are too many; some go last.
 
     First those that leave already, then those that never served, then those that are down or unwell, then the rest.
     Of those that serve, one from the node that holds the most of them goes first, so that the others stay spread.
     Among equals the highest number goes first. What a plan does to the others never changes whom it chose.
     """
-    idle = [machine for machine in machines if machine.phase is not Phase.SERVING]
+    placed = [machine for machine in machines if machine.phase is Phase.SERVING or machine.name in last]
+    idle = [machine for machine in machines if machine.phase is not Phase.SERVING and machine.name not in last]
     order = sorted(idle, key=lambda m: (m.phase is not Phase.DRAINING, -number_of(m.name)))
-    groups: dict[bool, dict[str, list[Machine]]] = {False: {}, True: {}}
-    for machine in sorted(machines, key=lambda m: number_of(m.name)):
-        if machine.phase is Phase.SERVING:
-            well = serves(machine) and machine.reachable
-            groups[well].setdefault(machine.node, []).append(machine)
-    crowd = Counter(machine.node for machine in machines if machine.phase is Phase.SERVING)
-    for by_node in (groups[False], groups[True]):
+    groups: dict[tuple[bool, bool], dict[str, list[Machine]]] = {}
+    for machine in sorted(placed, key=lambda m: number_of(m.name)):
+        group = (machine.name in last, serves(machine) and machine.reachable)
+        groups.setdefault(group, {}).setdefault(machine.node, []).append(machine)
+    crowd = Counter(machine.node for machine in placed)  # who goes last is there, too
+    for by_node in (groups[group] for group in sorted(groups)):
         while by_node:
             node = max(by_node, key=lambda node: (crowd[node], number_of(by_node[node][-1].name)))
             order.append(by_node[node].pop())

@@ -187,8 +187,7 @@ def _choose(
     machines = facts.of_tier(name)
     leaving = [machine for machine in machines if machine.name in replaced or is_dying(machine)]
     rest = [machine for machine in machines if not (machine.name in replaced or is_dying(machine))]
-    order = sorted(leaving_order(rest), key=lambda machine: machine.name in writers)
-    leaving += order[: max(0, len(rest) - target)]
+    leaving += leaving_order(rest, writers)[: max(0, len(rest) - target)]
     leaving.sort(key=lambda machine: machine.name in writers)
     gone = {machine.name for machine in leaving}
     return leaving, [machine for machine in rest if machine.name not in gone]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from platforms import AT
-from test_databases import facts_with_databases, follow, members, order, platform_with_databases, without
+from test_databases import facts_with_databases, follow, members, order, platform_with_databases, with_writer, without
 from test_recovery import UUID, crashed, stopped, with_member
 from test_recovery import follow as follow_recovery
 
@@ -36,12 +36,6 @@ def saved(age_s: float, seqno: int = 1) -> Backup:
 
 def five(**changes: object) -> Facts:
     return replace(facts_with_databases(PLATFORM, count=5), **changes)  # type: ignore[arg-type]
-
-
-def with_writer(facts: Facts, name: str) -> Facts:
-    assert facts.databases is not None
-    proxies = {n: replace(p, writer=name) for n, p in facts.databases.proxies.items() if isinstance(p, Proxy)}
-    return replace(facts, databases=replace(facts.databases, proxies=proxies))
 
 
 def in_phase(facts: Facts, name: str, phase: Phase) -> Facts:

@@ -1,5 +1,7 @@
 """Targets, who leaves first, and where new machines find room."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,8 +43,8 @@ def test_an_unknown_record_asks_for_no_more_than_the_baseline() -> None:
     assert targets(PLATFORM, sound_facts(PLATFORM, record=Unknown("gone"))) == {"web": 2, "lb": 2}
 
 
-def order(*machines: Machine) -> list[int]:
-    return [int(machine.name.rpartition("-")[2]) for machine in leaving_order(machines)]
+def order(*machines: Machine, last: tuple[str, ...] = ()) -> list[int]:
+    return [int(machine.name.rpartition("-")[2]) for machine in leaving_order(machines, last)]
 
 
 def web(number: int, node: str = "pve1", **changes: object) -> Machine:
@@ -63,6 +65,25 @@ def test_first_go_those_that_leave_then_the_half_made_then_the_unwell_then_the_w
 
 def test_of_those_that_serve_one_from_the_fullest_node_goes_first() -> None:
     assert order(web(1, "pve1"), web(2, "pve1"), web(3, "pve1"), web(4, "pve2")) == [3, 2, 4, 1]
+
+
+def test_who_goes_last_crowds_its_node_all_the_same() -> None:
+    five = [web(1, "pve2"), web(2, "pve3"), web(3, "pve1"), web(4, "pve2"), web(5, "pve3")]
+    assert order(*five) == [5, 4, 3, 2, 1]
+    assert order(*five, last=("shop-web-5",)) == [4, 2, 3, 1, 5]
+    draining = [*five[:4], web(5, "pve3", phase=Phase.DRAINING)]
+    assert order(*draining, last=("shop-web-5",))[-1] == 5
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=9), st.data())
+def test_no_node_is_left_with_two_while_another_loses_its_last(nodes: list[int], data: st.DataObject) -> None:
+    machines = [web(number, f"pve{node}") for number, node in enumerate(nodes, 1)]
+    last = data.draw(st.sampled_from([(), *((machine.name,) for machine in machines)]))
+    leaving = leaving_order(machines, last)
+    staying = leaving[data.draw(st.integers(0, len(machines) - 1)) :]
+    assert not last or staying[-1].name == last[0]
+    crowd = Counter(machine.node for machine in staying)
+    assert max(crowd.values()) == 1 or crowd.keys() == {machine.node for machine in machines}
 
 
 def test_ten_is_higher_than_nine() -> None:

@@ -1,6 +1,7 @@
 """Plans for the database tier, followed to their end in the model: one change at a time, and never without need."""
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -119,6 +120,30 @@ def test_an_event_takes_database_and_web_in_one_plan_and_gives_both_back(seed: i
     assert order(done, f"withdraw {first}", f"await-drain {first}", f"retire {first}", f"leave {first}",
                  f"await-destroy {first}", f"withdraw {second}", f"leave {second}")  # fmt: skip
     assert max(done.index(key) for key in done if key.startswith("retire shop-web")) < done.index(f"withdraw {first}")
+
+
+def crowded(facts: Facts) -> set[str]:
+    """Nodes with more than one database machine, if another node has none."""
+    hosts = Counter(machine.node for machine in facts.of_tier("db"))
+    return {node for node, count in hosts.items() if count > 1} if hosts.keys() < facts.nodes.keys() else set()
+
+
+@pytest.mark.parametrize("nodes", [3, 4, 5])
+@pytest.mark.parametrize(("count", "target"), [(5, 3), (7, 3), (7, 5)])
+def test_whoever_is_the_writer_stays_and_the_others_stay_spread(count: int, target: int, nodes: int) -> None:
+    platform = platform_with_databases(tuple(f"pve{n + 1}" for n in range(nodes)))
+    for writer in range(1, count + 1):
+        facts = with_writer(facts_with_databases(platform, count), f"shop-db-{writer}")
+        assert not crowded(facts)
+        facts, _ = follow(platform, facts, lambda f: plan_tiers(platform, f, {"db": target}), random.Random(writer))
+        assert f"shop-db-{writer}" in members(facts)
+        assert not crowded(facts), f"shop-db-{writer} is the writer"
+
+
+def with_writer(facts: Facts, name: str) -> Facts:
+    assert facts.databases is not None
+    proxies = {n: replace(p, writer=name) for n, p in facts.databases.proxies.items() if isinstance(p, Proxy)}
+    return replace(facts, databases=replace(facts.databases, proxies=proxies))
 
 
 @pytest.mark.parametrize("seed", range(5))
