@@ -50,11 +50,11 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def put(folder: Path, member: str, day: int) -> str:
-    """Put a whole copy of a day of the past into the folder; return its name."""
-    name = f"{member}-202601{day:02}T000000Z"
+def put(folder: Path, member: str, day: int, year: int = 2026) -> str:
+    """Put a whole copy of a day of the past, or of another year, into the folder; return its name."""
+    name = f"{member}-{year}01{day:02}T000000Z"
     (folder / f"{name}.tar.gz").write_bytes(b"old")
-    note = TOLD | {"member": member, "bytes": 3, "at": f"2026-01-{day:02}T00:00:00Z"}
+    note = TOLD | {"member": member, "bytes": 3, "at": f"{year}-01-{day:02}T00:00:00Z"}
     (folder / f"{name}.json").write_text(json.dumps(note))
     return name
 
@@ -158,6 +158,17 @@ def test_the_newest_are_kept_and_what_is_not_ours_is_left_alone(folder: Path) ->
     saved = backups(folder, keep=2).save("shop-db-3", giving(whole()))
     kept = {old[-1], *others, Path(saved.path).name.removesuffix(".tar.gz")}
     assert set(names(folder)) == {f"{name}{kind}" for name in kept for kind in (".tar.gz", ".json")} | {"notes.txt"}
+
+
+def test_a_copy_that_a_wrong_clock_dated_later_than_now_comes_after_all_others(folder: Path) -> None:
+    folder.mkdir()
+    later = put(folder, "shop-db-1", 1, year=2199)
+    before = backups(folder).newest()
+    assert isinstance(before, Backup)
+    assert Path(before.path).name == f"{later}.tar.gz", "it is one all the same"
+    saved = backups(folder, keep=1).save("shop-db-3", giving(whole()))
+    assert backups(folder).newest() == saved
+    assert {name.partition(".")[0] for name in names(folder)} == {Path(saved.path).name.partition(".")[0]}
 
 
 def test_a_copy_that_was_cut_short_or_has_no_note_does_not_count(folder: Path) -> None:

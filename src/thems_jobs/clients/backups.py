@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from thems_jobs.core.backups import CLOCKS_DIFFER_S
 from thems_jobs.core.facts import Backup, Unknown
 from thems_jobs.errors import EffectFailed, Transient, Unreachable
 
@@ -180,12 +181,13 @@ class Backups:
     # The folder
 
     def _whole(self) -> list[Backup]:
-        """Return all whole copies, newest first."""
+        """Return all whole copies, newest first; last those whose time has not come yet: their clock was wrong."""
         if not self._folder.is_dir():
             return []
         names = [path.name.removesuffix(COPY) for path in self._folder.glob(f"*{COPY}")]
         found = [self._read(name) for name in names if self._name.fullmatch(name)]
-        return sorted((backup for backup in found if backup), key=lambda backup: backup.at, reverse=True)
+        latest = time.time() + CLOCKS_DIFFER_S
+        return sorted((b for b in found if b), key=lambda backup: (backup.at <= latest, backup.at), reverse=True)
 
     def _read(self, name: str) -> Backup | None:
         """Given a name, return the copy, or None if it is not whole."""

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from thems_jobs.core.databases import is_database, joined, settings_of, writers
+from thems_jobs.core.databases import is_database, joined, settings_of, told, writers
 from thems_jobs.core.facts import Backup, Facts, Phase, Unknown, number_of
 from thems_jobs.core.identity import tier_of
 from thems_jobs.core.plan import Action, Change, Refusal, Step, behind
 from thems_jobs.core.platform import BackupFolder, Platform
 
+CLOCKS_DIFFER_S = 60.0  # two agents' clocks, kept by NTP, differ by less: a copy from later than that is of a wrong one
 NO_FOLDER = (
     "Nothing is copied before {what}: the platform file names no database.cluster.backup (docs/database-machines.md)."
 )
@@ -68,8 +69,15 @@ def shown(facts: Facts, steps: Sequence[Step], changes: Sequence[Change]) -> tup
 
 
 def is_fresh(folder: BackupFolder, facts: Facts) -> bool:
-    """True if the newest backup is young enough to count as one made before a change of now."""
-    return isinstance(facts.backup, Backup) and facts.at - facts.backup.at <= folder.fresh_s
+    """True if the newest backup counts as one made before a change of now: of the members' cluster, and young enough.
+
+    One whose time has not come yet may be of any age: it was made where the clock was wrong.
+    """
+    if not isinstance(facts.backup, Backup):
+        return False
+    answers = [told(facts, name) for name in facts.machines if joined(facts, name)]
+    age_s = facts.at - facts.backup.at
+    return {facts.backup.uuid} == {m.uuid for m in answers if m} and -CLOCKS_DIFFER_S <= age_s <= folder.fresh_s
 
 
 def unusable(folder: BackupFolder, facts: Facts, machine: str) -> tuple[Refusal, ...]:
