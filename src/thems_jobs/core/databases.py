@@ -1,6 +1,6 @@
 """The database tier in a plan: who is a member, whose turn it is, and when the cluster may be touched."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -168,7 +168,48 @@ def closed(platform: Platform, facts: Facts, steps: Sequence[Step], found: Seque
         return [Refusal("database-unreachable", f"tier {settings.tier}", "not asked", "an answer from every member",
                         "Run the command again; if that does not help, report it.")]  # fmt: skip
     down = _nobody_left(platform, facts, settings) if not _staying(facts, cluster, steps) else []
-    return down + list(galera.refusals(found))
+    return down + _would_be_lost(facts, steps) + list(galera.refusals(found))
+
+
+def _would_be_lost(facts: Facts, steps: Sequence[Step]) -> list[Refusal]:
+    """Nobody joins whose data the cluster lacks, as far as a stopped database has told: joining would drop it.
+
+    A machine that never served may have begun a cluster that came to nothing: nobody relied on that.
+    """
+    present = {name: told(facts, name) for name in facts.machines if joined(facts, name)}
+    uuids, newest = {member.uuid for member in present.values() if member and member.uuid}, last_seqno(facts, present)
+    found = list[Refusal]()
+    for name in (step.target for step in steps if step.action is Action.JOIN):
+        stands = facts.standings.get(name)
+        if not uuids or not isinstance(stands, Standing) or stands.running or stands.uuid == NEW:
+            continue
+        if stands.uuid in uuids:
+            found += [ahead(name, stands.seqno, newest)] if newest is not None and stands.seqno > newest else []
+        elif facts.machines[name].phase is not Phase.BUILDING:
+            found.append(of_another_cluster(f"{name} {stands.uuid}, the members {', '.join(sorted(uuids))}"))
+    return found
+
+
+def last_seqno(facts: Facts, names: Collection[str]) -> int | None:
+    """Given members, return the last transaction that any of them has; None if none tells."""
+    members = [told(facts, name) for name in names]
+    return max((member.seqno for member in members if member and member.seqno is not None), default=None)
+
+
+def ahead(name: str, seqno: int, newest: int) -> Refusal:
+    """Given a machine that is to join and its last transaction, which the cluster lacks, return why it must not."""
+    return Refusal(
+        "recovery-newer-data", name, f"its last transaction is {seqno}", f"at most {newest}, the cluster's",
+        "The cluster was made of older data: stop it, and decide which to keep.",
+    )  # fmt: skip
+
+
+def of_another_cluster(uuids: str) -> Refusal:
+    """Given machines and their clusters' uuids, return why they must not join one another."""
+    return Refusal(
+        "recovery-uuids-differ", "cluster", uuids, "one uuid on all machines",
+        "Somebody made a second cluster: find out which one the shop wrote to, and set the other's data aside.",
+    )  # fmt: skip
 
 
 def _staying(facts: Facts, cluster: Cluster, steps: Sequence[Step]) -> dict[str, Member | Unknown]:

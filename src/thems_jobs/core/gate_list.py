@@ -36,7 +36,7 @@ GATES: Mapping[str, tuple[str, frozenset[Action]]] = {
     "template-too-old": ("the template is fresh enough", _TEMPLATE),
     "image-missing": ("there is an image to build from", frozenset({Action.CREATE})),
 }
-# Asked by galera-recover alone.
+# Asked by galera-recover; of those that join, by every job that lets one join.
 OF_RECOVERY: Mapping[str, tuple[str, frozenset[Action]]] = {
     "recovery-unreadable": ("every database machine can be read", _RECOVERY),
     "recovery-uuids-differ": ("all have data of one cluster", _RECOVERY),

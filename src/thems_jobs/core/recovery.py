@@ -171,28 +171,15 @@ def _of_several_clusters(facts: Facts, seen: Read) -> list[Refusal]:
             uuids[name] = member.uuid
     if len(set(uuids.values())) < 2:
         return []
-    return [
-        Refusal(
-            "recovery-uuids-differ", "cluster", "; ".join(f"{name} {uuid}" for name, uuid in sorted(uuids.items())),
-            "one uuid on all machines",
-            "Somebody made a second cluster: find out which one the shop wrote to, and set the other's data aside.",
-        )
-    ]  # fmt: skip
+    return [databases.of_another_cluster("; ".join(f"{name} {uuid}" for name, uuid in sorted(uuids.items())))]
 
 
 def _ahead(facts: Facts, seen: Read) -> list[Refusal]:
     """Nobody who is to join has transactions that the cluster lacks: joining would drop them."""
-    members = [databases.told(facts, name) for name in seen.present]
-    newest = max((member.seqno for member in members if member and member.seqno is not None), default=None)
-    return [
-        Refusal(
-            "recovery-newer-data", place.name, f"its last transaction is {place.seqno}",
-            f"at most {newest}, the cluster's",
-            "The cluster was made of older data: stop it, and decide which to keep.",
-        )
-        for place in seen.positions
-        if newest is not None and place.seqno > newest
-    ]  # fmt: skip
+    newest = databases.last_seqno(facts, seen.present)
+    if newest is None:
+        return []
+    return [databases.ahead(place.name, place.seqno, newest) for place in seen.positions if place.seqno > newest]
 
 
 def _still_primary(seen: Read, confirmed: str) -> list[Refusal]:

@@ -3,8 +3,10 @@
 import random
 from dataclasses import replace
 
+import pytest
 from test_databases import facts_with_databases, follow, members, platform_with_databases, refusals, without
 
+from thems_jobs.core.databases import NEW
 from thems_jobs.core.facts import Backend, Facts, Member, Phase, Proxy, Standing, Unknown
 from thems_jobs.core.fleet import plan_tiers
 from thems_jobs.core.galera import DONOR
@@ -124,3 +126,41 @@ def test_the_only_member_may_give_its_data_to_the_second_one() -> None:
     facts = replace(facts, databases=replace(facts.databases, members=gives))
     assert "proxies-disagree" in refusals(facts, {"db": 3})
     assert refusals(with_joining(facts, "shop-db-1", "shop-db-2", 2), {"db": 3}) == set()
+
+
+UUID, OTHER = "11111111-2222-3333-4444-555555555555", "99999999-2222-3333-4444-555555555555"
+
+
+def one_left(stands: Standing | Unknown, phase: Phase = Phase.SERVING) -> Facts:
+    """Facts of a cluster of which the first is left, at transaction 1; the others' databases stand so."""
+    platform = platform_with_databases()
+    facts = facts_with_databases(platform)
+    for name in ("shop-db-2", "shop-db-3"):
+        stamp = facts.machines[name].stamp
+        assert stamp is not None
+        changed = replace(stamp, phase=phase)
+        facts = without(platform, facts, name, lambda m, s=changed: replace(m, stamp=s, health="down"))  # type: ignore[misc]
+    return replace(facts, standings={"shop-db-2": stands, "shop-db-3": stands})
+
+
+@pytest.mark.parametrize(
+    ("stands", "phase", "found"),
+    [
+        (Standing(False, UUID, 0, "none"), Phase.SERVING, set()),  # of an older view of the same cluster
+        (Standing(False, UUID, 1, "none"), Phase.SERVING, set()),
+        (Standing(False, UUID, -1, "none"), Phase.SERVING, set()),  # killed while it took over all data
+        (Standing(False, NEW, -1, "none"), Phase.SERVING, set()),  # its machine was made anew
+        (Standing(True, OTHER, 900, "none"), Phase.SERVING, set()),  # what it holds changes just now
+        (Unknown("ended with 127: there is no such program"), Phase.SERVING, set()),
+        (Standing(False, OTHER, 0, "none"), Phase.BUILDING, set()),  # a cluster that was begun, and never served
+        (Standing(False, OTHER, 0, "none"), Phase.SERVING, {"recovery-uuids-differ"}),
+        (Standing(False, OTHER, 900, "none"), Phase.SERVING, {"recovery-uuids-differ"}),
+        (Standing(False, UUID, 2, "none"), Phase.SERVING, {"recovery-newer-data"}),
+        (Standing(False, UUID, 900, "none"), Phase.BUILDING, {"recovery-newer-data"}),
+    ],
+)
+def test_nobody_joins_whose_data_the_cluster_lacks(stands: Standing | Unknown, phase: Phase, found: set[str]) -> None:
+    facts = one_left(stands, phase)
+    plan = plan_tiers(platform_with_databases(), facts, {"db": 3})
+    assert "join shop-db-2" in {step.key for step in plan.steps}, "what would be done is shown"
+    assert {refusal.reference for refusal in plan.refusals} == found
