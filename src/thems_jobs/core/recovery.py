@@ -60,6 +60,7 @@ def plan(platform: Platform, facts: Facts, confirmed: str) -> Plan:
     if founded:
         refusals += _ahead(facts, seen) + _still_primary(seen, confirmed)
         steps = _joins(platform, seen, [], frozenset())
+        refusals += _not_yet(platform, facts, settings, seen) if any(s.action is Action.JOIN for s in steps) else []
     else:
         refusals += _not_confirmed(seen, confirmed)
         guarded = _bootstrap(platform, facts, seen)
@@ -208,6 +209,23 @@ def _not_confirmed(seen: Read, confirmed: str) -> list[Refusal]:
             f"If nobody has anything newer, confirm it by name: --bootstrap {first}",
         )
     ]  # fmt: skip
+
+
+def _not_yet(platform: Platform, facts: Facts, settings: DatabaseCluster, seen: Read) -> list[Refusal]:
+    """Given that others are still to join, return what is not well of those that are members already.
+
+    What the proxies see of it is asked in the end: they may have gone down with the databases, and are not mended here.
+    """
+    there = {name: member for name in sorted(seen.present, key=number_of) if (member := databases.told(facts, name))}
+    if facts.databases is None or not there:
+        return []
+    others = tuple(machine.name for machine in facts.of_tier(settings.tier) if machine.name not in there)
+    cluster = replace(facts.databases, members=there, expected=len(there), moving=others)
+    asked = galera.Asked(target=platform.tiers[settings.tier].baseline)
+    allow = {(reference, name) for reference in databases.WHILE_COPIED for name in there if seen.coming}
+    checks = galera.conditions(settings, cluster, asked, allow)
+    passed = databases.OF_PROXIES | {"galera-placement"}
+    return list(galera.refusals([check for check in checks if check.reference not in passed]))
 
 
 # Steps

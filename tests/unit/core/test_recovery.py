@@ -10,6 +10,7 @@ from test_databases import facts_with_databases, members, platform_with_database
 from thems_jobs.core import databases, model, recovery
 from thems_jobs.core.databases import NEW
 from thems_jobs.core.facts import Facts, Member, Phase, Proxy, Standing, Unknown
+from thems_jobs.core.galera import DONOR
 from thems_jobs.core.plan import Action, Plan, heads
 from thems_jobs.core.platform import Platform
 from thems_jobs.core.record import Record
@@ -230,6 +231,33 @@ def test_killed_anywhere_and_run_again_it_finishes(seed: int) -> None:
     facts = replace(facts, machines=anew, record=Record())
     facts, _ = follow(facts, recovery.plan(PLATFORM, facts, "shop-db-2"), chance)
     assert members(facts) == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, set()),
+        ({"receive_queue": 50.0}, {("galera-lagging", "shop-db-1")}),
+        ({"busy": ("backup by mariabackup",)}, {("galera-busy", "shop-db-1")}),
+        ({"state": DONOR}, {("galera-not-synced", "shop-db-1")}),
+        ({"switches": {}}, {("galera-maintenance", "shop-db-1")}),
+        ({"view": None}, {("galera-views-differ", "shop-db-1")}),
+    ],
+)
+def test_the_next_one_joins_when_those_that_are_members_are_well(
+    changes: dict[str, object], found: set[tuple[str, str]]
+) -> None:
+    """The proxies see nobody, and are not asked: they may have gone down with all the rest."""
+    facts = with_member(crashed(stopped(9), stopped(8), stopped(7)), "shop-db-1", seqno=10, **changes)
+    assert next(step.key for step in recovery.plan(PLATFORM, facts, "shop-db-1").steps) == "join shop-db-2"
+    assert refusals(facts) == found
+    first = with_member(crashed(stopped(9), stopped(8), WAITS), "shop-db-1", seqno=10, **changes)
+    copying = with_machine(first, "shop-db-3", joining=True)
+    while_copied = {("galera-maintenance", "shop-db-1"), ("galera-views-differ", "shop-db-1")}
+    assert refusals(copying) == found & while_copied, "it gives its data to the third one"
+    last = with_member(copying, "shop-db-2", index=1, seqno=10)
+    assert {s.action for s in recovery.plan(PLATFORM, last, "shop-db-1").steps} == {Action.AWAIT_SYNC}
+    assert refusals(last) == set(), "nobody else is to join"
 
 
 def test_at_the_end_the_conditions_decide() -> None:
