@@ -28,7 +28,8 @@ BRINGS_BACK = (Action.JOIN, Action.BOOTSTRAP, Action.AWAIT_SYNC, Action.AWAIT_UP
 OF_PROXIES = frozenset({"proxy-unreachable", "proxies-disagree", "vrrp-holder"})
 # What a member may be while it gives its data away, to one that joins or to a backup: slower, and set apart for it,
 # which the proxies see, and see the end of, some moments later.
-WHILE_COPIED = ("galera-not-synced", "galera-busy", "galera-lagging", "proxies-disagree")
+SLOWER = ("galera-not-synced", "galera-busy", "galera-lagging")
+WHILE_COPIED = (*SLOWER, galera.APART)
 
 
 def settings_of(platform: Platform) -> DatabaseCluster | None:
@@ -264,13 +265,16 @@ def _allowed(
 ) -> set[tuple[str, str]]:
     """Return what is accepted of members: any of them may be the donor of one that joins, or just have been.
 
+    The proxies leave the donor alone, or if there is none now, who has just been it: of the others nobody is down.
     One that is to be drained may be so on some of the proxies already.
     """
     copied = facts.databases.copied if facts.databases else ()
     allow = {(reference, name) for reference in WHILE_COPIED for name in copied}
     allow |= {("proxies-disagree", step.target) for step in steps if step.action is Action.WITHDRAW}
     if _one_joins(facts, settings):
-        allow |= {(reference, name) for reference in WHILE_COPIED for name in members}
+        giving = {name for name, seen in members.items() if isinstance(seen, Member) and seen.state == galera.DONOR}
+        allow |= {(reference, name) for reference in SLOWER for name in members}
+        allow |= {(galera.APART, name) for name in giving or members}
     return allow
 
 

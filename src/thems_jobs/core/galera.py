@@ -38,6 +38,7 @@ STATES = {0: "Undefined", 1: "Joining", 2: "Donor/Desynced", 3: "Joined", 4: "Sy
 LEAST = 3  # members: of two, neither is a majority without the other
 NOT_TOLD = "not told"
 UNASKED = "–"
+APART = "apart"  # allowed of a member: the proxies send nobody to it, as to one that gives its data away
 
 # Switches that take a member out of service, and the value with which they do not.
 IN_SERVICE = {"wsrep_reject_queries": "NONE", "wsrep_desync": "OFF", "wsrep_sst_donor_rejects_queries": "OFF"}
@@ -265,21 +266,26 @@ def _proxies(cluster: Cluster, allow: Allowed) -> Iterator[Condition]:
     """Every proxy sends the writes to one and the same member, and has all members in reserve."""
     answering = [proxy for proxy in cluster.proxies.values() if isinstance(proxy, Proxy)]
     excused = {name for reference, name in allow if reference == "proxies-disagree"} | {*cluster.moving}
-    writers = sorted({proxy.writer for proxy in answering} - excused)
+    apart = {name for reference, name in allow if reference == APART}
+    writers = sorted({proxy.writer for proxy in answering if proxy.writer} - excused)
     wanted = [name for name in cluster.members if name not in excused]
+    # The only one that there is may give its data to the second one: there is nobody else to write to then.
+    none_able = len(cluster.members) == 1 and cluster.members.keys() <= excused | apart
     required = f"one writer and {len(wanted)} members up, the same on every proxy"
     for name, proxy in cluster.proxies.items():
         if isinstance(proxy, Unknown):
             yield Condition("proxies-disagree", name, UNASKED, required, None)
             continue
-        wrong = [f"{member} {_status(proxy, member)}" for member in wanted if _status(proxy, member) != "up"]
+        seen = {member: _status(proxy, member) for member in wanted}
+        aside = [member for member in wanted if member in apart and seen[member] == "down"]
+        wrong = [f"{member} {seen[member]}" for member in wanted if seen[member] != "up" and member not in aside]
         wrong += [f"{member} is no member" for member in proxy.backends if member not in {*cluster.members, *excused}]
-        none_able = bool(cluster.members) and not wanted  # the only one that there is gives its data to the second
         if proxy.writer not in cluster.members and (proxy.writer or not none_able):
             wrong.append(f"writer {proxy.writer} is no member" if proxy.writer else "no writer")
-        elif len(writers) > 1 and proxy.writer not in excused:
-            wrong.append(f"writer {proxy.writer}, elsewhere {', '.join({*writers} - {proxy.writer}) or 'none'}")
-        measured = ", ".join(wrong) or f"writer {proxy.writer}, {len(wanted)} up"
+        elif len(writers) > 1 and proxy.writer in writers:
+            wrong.append(f"writer {proxy.writer}, elsewhere {', '.join({*writers} - {proxy.writer})}")
+        accepted = "".join(f", {member} down (accepted)" for member in aside)
+        measured = ", ".join(wrong) or f"writer {proxy.writer or 'none'}, {len(wanted) - len(aside)} up{accepted}"
         remedy = "Look at the proxies' checks of that member; a proxy with another list was changed by hand."
         yield Condition("proxies-disagree", name, measured, required, not wrong, remedy)
 

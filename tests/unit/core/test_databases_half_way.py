@@ -118,7 +118,7 @@ def test_the_only_member_may_give_its_data_to_the_second_one() -> None:
     assert cluster is not None
     giving = cluster.members["shop-db-1"]
     assert isinstance(giving, Member)
-    down = {"shop-db-1": Backend("10.77.3.11", "down", 0)}
+    down, sees_it_up = ({"shop-db-1": Backend("10.77.3.11", status, 0)} for status in ("down", "up"))
     first, second = (replace(proxy, writer="", backends=down) for proxy in proxies_of(facts))
     facts = with_proxies(facts, first, second)
     assert facts.databases is not None
@@ -126,6 +126,10 @@ def test_the_only_member_may_give_its_data_to_the_second_one() -> None:
     facts = replace(facts, databases=replace(facts.databases, members=gives))
     assert "proxies-disagree" in refusals(facts, {"db": 3})
     assert refusals(with_joining(facts, "shop-db-1", "shop-db-2", 2), {"db": 3}) == set()
+    facts = with_proxies(facts, replace(first, writer="shop-db-1", backends=sees_it_up), second)
+    assert refusals(with_joining(facts, "shop-db-1", "shop-db-2", 2), {"db": 3}) == set(), "the first sees its end"
+    facts = with_proxies(facts, replace(first, writer="shop-db-9"), second)
+    assert refusals(with_joining(facts, "shop-db-1", "shop-db-2", 2), {"db": 3}) == {"proxies-disagree"}
 
 
 UUID, OTHER = "11111111-2222-3333-4444-555555555555", "99999999-2222-3333-4444-555555555555"
@@ -164,3 +168,48 @@ def test_nobody_joins_whose_data_the_cluster_lacks(stands: Standing | Unknown, p
     plan = plan_tiers(platform_with_databases(), facts, {"db": 3})
     assert "join shop-db-2" in {step.key for step in plan.steps}, "what would be done is shown"
     assert {refusal.reference for refusal in plan.refusals} == found
+
+
+def while_one_joins(writers: tuple[str, str], giving: str = "", **seen: str) -> Facts:
+    """Facts of a cluster that a fourth one joins: the proxies' writers, the donor, and what they see of members."""
+    facts = facts_with_databases(platform_with_databases())
+    fronts = tuple(
+        replace(proxy, writer=writer, backends={
+            name: replace(backend, status=seen.get(name.replace("-", "_"), "up"))
+            for name, backend in proxy.backends.items() if seen.get(name.replace("-", "_")) != "gone"
+        })
+        for proxy, writer in zip(proxies_of(facts), writers, strict=True)
+    )  # fmt: skip
+    facts = with_proxies(facts, fronts[0], fronts[1])
+    assert facts.databases is not None
+    answers = {
+        name: replace(member, state=DONOR) if isinstance(member, Member) and name == giving else member
+        for name, member in facts.databases.members.items()
+    }
+    return with_joining(
+        replace(facts, databases=replace(facts.databases, members=answers)), "shop-db-3", "shop-db-4", 4
+    )
+
+
+ALIKE = ("shop-db-1", "shop-db-1")
+
+
+@pytest.mark.parametrize(
+    ("facts", "closed"),
+    [
+        (while_one_joins(ALIKE), False),
+        (while_one_joins(ALIKE, "shop-db-3", shop_db_3="down"), False),
+        (while_one_joins(ALIKE, "shop-db-3"), False),  # one proxy after the other sees that it gives its data away
+        (while_one_joins(ALIKE, shop_db_3="down"), False),  # ... and that it did
+        (while_one_joins(("shop-db-2", "shop-db-2"), "shop-db-1", shop_db_1="down"), False),
+        (while_one_joins(("shop-db-1", "shop-db-2"), "shop-db-3", shop_db_3="down"), True),
+        (while_one_joins(("shop-db-1", "shop-db-2"), "shop-db-1"), True),
+        (while_one_joins(("", ""), "shop-db-3", shop_db_3="down"), True),
+        (while_one_joins(("shop-db-1", ""), "shop-db-3", shop_db_3="down"), True),
+        (while_one_joins(ALIKE, "shop-db-3", shop_db_3="down", shop_db_2="down"), True),
+        (while_one_joins(ALIKE, "shop-db-3", shop_db_3="drained"), True),
+        (while_one_joins(ALIKE, "shop-db-3", shop_db_3="gone"), True),
+    ],
+)
+def test_while_one_joins_the_proxies_still_send_all_writes_to_one(facts: Facts, closed: bool) -> None:
+    assert refusals(facts, {"db": 5}) == ({"proxies-disagree"} if closed else set())
