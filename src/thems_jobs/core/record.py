@@ -125,7 +125,9 @@ def write(record: Record, platform: str) -> str:
         data["approved"] = asdict(record.approved)
     if record.seconds:
         data["seconds"] = {action: round(value, 1) for action, value in record.seconds.items()}
-    text = HEADING.format(name=platform) + "\n" + json.dumps(data, separators=(",", ":"), sort_keys=True)
+    text = json.dumps(data, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+    text = text.encode("utf-8", "replace").decode()  # half a character, which an argument may hold, has no UTF-8
+    text = HEADING.format(name=platform) + "\n" + text
     if len(text) > LIMIT:
         raise ValueError(f"the record needs {len(text)} of {LIMIT} characters: end claims that are no longer needed")
     return text

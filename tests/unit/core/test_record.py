@@ -84,6 +84,17 @@ def test_a_record_that_grew_too_long_is_not_written() -> None:
     assert len(records.write(Record(claims=claims[:30]), "shop")) <= records.LIMIT
 
 
+def test_a_reason_takes_as_many_characters_as_it_has() -> None:
+    claims = tuple(Claim(f"show-{n}", {"web": 6}, AT, "Анна", "показ " * 33) for n in range(24))
+    assert len(records.write(Record(claims=claims), "shop")) <= records.LIMIT
+
+
+def test_half_a_character_is_replaced() -> None:
+    """An argument, or JSON, may hold one; it has no UTF-8."""
+    (claim,) = records.read(records.write(Record(claims=(Claim("a", {}, AT, "b", "\udcff"),)), "shop"), "shop").claims
+    assert claim.reason == "?"
+
+
 def test_a_lease_is_held_by_its_token_until_it_ends() -> None:
     record = Record(lease=Lease("ours", "us", AT))
     assert records.holds_lease(record, "ours", AT - 1)
