@@ -107,7 +107,6 @@ class Tier:
     health: Health
     placement: Literal["spread", "strict-spread"] = "spread"  # strict: never two on one node
     php_workers: int = 0
-    release_after_s: int = 0
     demo_pages: bool = False
     __pydantic_config__ = _STRICT
 
