@@ -60,6 +60,7 @@ def plan_view(plan: Plan, measured: Mapping[str, float], refusals: Sequence[Refu
             )  # fmt: skip
         parts.append(table)
     parts += [words(f"{step.target}: {step.note}") for step in plan.steps if step.action is Action.CLAIM]
+    parts += [words(note) for note in plan.notes]
     changed = {change.machine for change in plan.changes}
     parts += [
         words(f"{step.action} {step.target}")

@@ -108,6 +108,7 @@ def plan_as_json(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "expected_s": round(whole.seconds, 1),
         "assumed": whole.assumed,
         "changes": [asdict(change) for change in plan.changes],
+        "notes": list(plan.notes),
         "steps": steps,
         **_checks_as_json(plan),
     }
@@ -120,6 +121,7 @@ def as_text(outcome: Outcome) -> str:
         f"{change.machine}: {change.kind} on {change.node or 'no node yet'}, {change.why}" for change in plan.changes
     ]
     lines += [f"{step.target}: {step.note}" for step in plan.steps if step.action is Action.CLAIM]
+    lines += plan.notes
     lines += [f"Closed: {refusal}" for refusal in outcome.refusals]
     lines += [f"Warning: {warning}" for warning in outcome.warnings]
     if plan.steps:

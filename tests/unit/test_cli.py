@@ -268,6 +268,20 @@ def test_plan_approval_and_the_run_agree(platform: Platform, capsys: pytest.Capt
     assert (again.exit, again.plan.steps) == (Exit.OK, ())
 
 
+def test_a_slip_in_a_name_is_said_by_the_plan_and_by_the_run(
+    platform: Platform, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = SystemClock()
+    world = ModelWorld(platform, provision.Parameters())
+    assert running.run(world.job(), wished(yes=True), clock, scheduled=False).exit is Exit.OK
+    world.parameters = provision.Parameters(replace=("shop-web-9",))
+    for how in (running.preview(world.job(), wished("--plan", plan_only=True), clock),
+                running.run(world.job(), wished(yes=True), clock, scheduled=False)):  # fmt: skip
+        assert how.exit is Exit.OK
+        assert how.message.startswith("Nothing to do: shop-web-9 is not there")
+    assert capsys.readouterr().out.count("Nothing to do: shop-web-9 is not there") == 2
+
+
 def test_sigterm_ends_a_run_with_143_and_a_report(platform: Platform, tmp_path: Path) -> None:
     """The signal comes while the first steps are under way; the same command then finishes the work."""
     world, clock = ModelWorld(platform, provision.Parameters(), step_s=0.05), SystemClock()

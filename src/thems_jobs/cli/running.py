@@ -80,7 +80,7 @@ def preview(job: "Job", wish: "Wish", clock: "SystemClock") -> "Outcome":
     elif plan.steps:
         ending = (Exit.CHANGES if wish.detailed else Exit.OK, f"Plan {plan.digest}; nothing was changed.")
     else:
-        ending = (Exit.OK, "Nothing to do: all is as declared.")
+        ending = (Exit.OK, plan.finding or "Nothing to do: all is as declared.")
     rows = machine_rows(facts)
     outcome = Outcome(
         command=wish.command, platform=job.platform.name, started_by=wish.started_by, started_at=started_at,

@@ -138,7 +138,8 @@ class Plan:
     """All remaining steps and all refusals. `slots` limits how many steps of one slot may run at once.
 
     `checks` are the measurements behind gates that were asked whatever the steps are, `rejoin` is how the database
-    member that was asked about would come back, `finding` is what a plan without steps has to say.
+    member that was asked about would come back, `finding` is what a plan without steps has to say, `notes` are what
+    whoever decides on it should know besides.
     """
 
     steps: tuple[Step, ...] = ()
@@ -149,6 +150,7 @@ class Plan:
     checks: tuple[Condition, ...] = ()
     rejoin: Rejoin | None = None
     finding: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:

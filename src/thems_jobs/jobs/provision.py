@@ -1,7 +1,7 @@
 """provision: bring a tier, or the whole platform, to its declared state; redeploy single machines."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from thems_jobs.core.capacity import targets
@@ -45,7 +45,24 @@ def plan(platform: Platform, parameters: Parameters, facts: Facts) -> Plan:
     tiers: Mapping[str, int] = {name: wanted[name] for name in parameters.tiers} if parameters.tiers else wanted
     if parameters.replace and not parameters.tiers:
         tiers = {name: wanted[name] for name in {tier_of(platform, machine) or "" for machine in parameters.replace}}
-    return plan_tiers(platform, facts, tiers, frozenset(parameters.replace))
+    remaining = plan_tiers(platform, facts, tiers, frozenset(parameters.replace))
+    missing = _not_there(platform, parameters, facts)
+    if not missing:
+        return remaining
+    return replace(
+        remaining, finding=f"Nothing to do: {'; '.join(missing)}.", notes=tuple(missing) if remaining.steps else ()
+    )
+
+
+def _not_there(platform: Platform, parameters: Parameters, facts: Facts) -> list[str]:
+    """Given the machines to be replaced, return a remark on each that is not there: replaced already, or a slip."""
+    remarks = []
+    for name in parameters.replace:
+        if name not in facts.machines:
+            tier = tier_of(platform, name) or ""
+            there = ", ".join(machine.name for machine in facts.of_tier(tier)) or "no machine"
+            remarks.append(f"{name} is not there, it was replaced or another name was meant ({tier} has {there})")
+    return remarks
 
 
 def job(platform: Platform, parameters: Parameters, clients: Clients) -> Job:
