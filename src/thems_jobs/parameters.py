@@ -56,7 +56,7 @@ def read_scale(platform: Platform, asked: Asked, by: str, now: float) -> scale.P
         wrong.append(f"--reason: found {len(asked.reason)} characters, expected at most {REASON_LIMIT}.")
     parameters = scale.Parameters(
         tiers=counts or None, until=until, event=asked.event, reason=asked.reason, by=by, extend=asked.extend,
-        end=asked.end, calendar=events,
+        end=asked.end, calendar=events, at=now,
     )  # fmt: skip
     wrong += scale.mistakes(platform, parameters, now)
     if wrong:

@@ -8,11 +8,13 @@ from rich.text import Text
 
 from thems_jobs import phrases
 from thems_jobs.core.capacity import serves, targets
+from thems_jobs.core.claims import is_over
 from thems_jobs.core.databases import settings_of
 from thems_jobs.core.facts import Balancer, Facts, Unknown
 from thems_jobs.core.outcome import MachineRow, machine_rows
 from thems_jobs.core.plan import Plan
 from thems_jobs.core.platform import Platform
+from thems_jobs.core.record import Claim
 from thems_jobs.display import plain_table, words
 
 
@@ -37,13 +39,18 @@ def status_json(platform: Platform, facts: Facts, plan: Plan) -> dict[str, Any]:
         "record": facts.record.reason if isinstance(facts.record, Unknown) else "ok",
         "run": {"holder": record.lease.holder, "until": phrases.iso(record.lease.until)} if record.lease else None,
         "backup": _backup_json(facts),
-        "claims": [{**asdict(claim), "until": phrases.iso(claim.until)} for claim in record.claims],
+        "claims": [_claim_json(claim) for claim in record.claims],
         "strangers": [asdict(stranger) for stranger in facts.strangers],
         "cut_off": [asdict(vm) for vm in facts.cut_off],
         "remains": [asdict(vm) for vm in facts.remains],
         "steps_to_be_as_declared": len(plan.steps),
         "refusals": [asdict(refusal) for refusal in plan.refusals],
     }
+
+
+def _claim_json(claim: Claim) -> dict[str, Any]:
+    event_until = phrases.iso(claim.event_until) if claim.event else None
+    return {**asdict(claim), "until": phrases.iso(claim.until), "event_until": event_until}
 
 
 def _backup_json(facts: Facts) -> dict[str, Any] | None:
@@ -126,7 +133,9 @@ def _record_lines(platform: Platform, facts: Facts) -> list[Text]:
     lines, record = [], facts.record
     for claim in record.claims:
         tiers = " ".join(f"{tier}={number}" for tier, number in sorted(claim.tiers.items()))
-        over = ", which is over: thems-jobs scale --expire" if claim.until <= facts.at else ""
+        over = ", which is over: thems-jobs scale --expire" if is_over(claim, facts.at) else ""
+        if claim.until <= facts.at < claim.event_until:
+            over = f", ended early: the calendar's event lasts until {phrases.minute(claim.event_until)}"
         reason = f" ({claim.reason})" if claim.reason else ""
         lines.append(
             words(f"claim {claim.name}: {tiers} until {phrases.minute(claim.until)}{over}, by {claim.by}{reason}")

@@ -124,6 +124,17 @@ def test_a_malformed_calendar_names_each_mistake(run: Run, platform_file: Path) 
     assert "[0].start: found 'soon'" in err
 
 
+def test_an_event_that_is_over_breaks_no_calendar(run: Run, platform_file: Path) -> None:
+    calendar = platform_file.with_name("events.yaml")
+    past = "- {name: old, start: 2020-01-01T00:00Z, end: 2020-01-02T00:00Z, tiers: {gone: 6}}\n"
+    calendar.write_text(past + "- {name: gala, start: 2036-01-01T00:00Z, end: 2036-01-02T00:00Z, tiers: {web: 6}}\n")
+    assert run("scale", "--platform", platform_file, "--calendar", calendar, "--plan")[0] == 4  # nobody answers
+    calendar.write_text(calendar.read_text().replace("web: 6", "web: 99"))
+    code, _, err = run("scale", "--platform", platform_file, "--calendar", calendar, "--plan")
+    assert (code, err.count("✗")) == (2, 1)
+    assert "event gala: web=99 is not from 2 to 12" in err
+
+
 def test_missing_platform_and_secrets_are_usage(run: Run, platform_file: Path) -> None:
     assert run("status")[0] == 2
     assert "THEMS_PLATFORM" in run("status")[2]

@@ -50,9 +50,22 @@ def provision(
     running.carry_out(platform, lambda clients: job.job(platform, wanted, clients), wish)
 
 
-@app.command(
-    epilog="Example: thems-jobs scale --tier web=6 --event gala --until 2026-12-01T23:00+01:00 --reason 'Autumn gala'"
-)
+SCALE_EXAMPLES = """
+\b
+Examples:
+  thems-jobs scale --tier web=6 --event gala \\
+      --until 2026-12-01T23:00+01:00              more machines until the gala is over
+  thems-jobs scale --extend gala \\
+      --until 2026-12-02T01:00+01:00              it lasts longer
+  thems-jobs scale --end gala                     it is over now
+  thems-jobs scale --expire --yes                 for cron: back when claims are over
+  thems-jobs scale --calendar events.yaml --yes   for cron: claim what the calendar says
+
+Where claims overlap, the larger number counts. Nobody's claim is made less by somebody else's.
+"""
+
+
+@app.command(epilog=SCALE_EXAMPLES)
 def scale(
     tier: Annotated[
         list[str] | None, typer.Option(metavar="TIER=NUMBER", help="How many machines; once for each tier.")
@@ -60,7 +73,12 @@ def scale(
     until: Annotated[
         str, typer.Option(metavar="TIME", help="When the claim ends, with its zone.", show_default=False)
     ] = "",
-    event: Annotated[str, typer.Option(metavar="NAME", help="What the claim is called.", show_default=False)] = "",
+    event: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="What the claim is called. [default: who, until when, and a mark]", show_default=False
+        ),
+    ] = "",
     reason: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.", show_default=False)] = "",
     extend: Annotated[
         str, typer.Option(metavar="NAME", help="Let this claim end at --until instead.", show_default=False)

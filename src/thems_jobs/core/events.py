@@ -16,3 +16,8 @@ class Event:
     ends_at: float
     tiers: Mapping[str, int]
     lead_s: float
+
+    @property
+    def begins_at(self) -> float:
+        """When its machines are asked for."""
+        return self.starts_at - self.lead_s

@@ -27,13 +27,19 @@ class Lease:
 
 @dataclass(frozen=True)
 class Claim:
-    """Capacity asked for: so many machines of these tiers from now to `until` (unix time)."""
+    """Capacity asked for: so many machines of these tiers from now to `until` (unix time).
+
+    `event` is a digest of what the calendar last said about it, "" if it never did, and `event_until` the end of that
+    event: so long it is known what a person did to the claim.
+    """
 
     name: str
     tiers: Mapping[str, int]
     until: float
-    by: str
+    by: str  # who spoke last
     reason: str = ""
+    event: str = ""
+    event_until: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,9 +109,11 @@ def _lease(data: dict[str, Any]) -> Lease:
     return Lease(str(data["token"]), str(data["holder"]), _number(data["until"]))
 
 
-def _claim(name: str, tiers: dict[str, int], until: float, by: str, reason: str = "") -> Claim:
+def _claim(
+    name: str, tiers: dict[str, int], until: float, by: str, reason: str = "", event: str = "", event_until: float = 0.0
+) -> Claim:
     counts = {tier: _number(count) for tier, count in tiers.items()}
-    return Claim(str(name), counts, _number(until), str(by), str(reason))
+    return Claim(str(name), counts, _number(until), str(by), str(reason), str(event), _number(event_until))
 
 
 def _approved(digest: str, by: str, at: float, changes: dict[str, list[str]]) -> Approved:
@@ -118,7 +126,14 @@ def write(record: Record, platform: str) -> str:
     if record.lease:
         data["lease"] = asdict(record.lease)
     if record.claims:
-        data["claims"] = [asdict(claim) for claim in record.claims]
+        data["claims"] = [
+            {
+                key: value
+                for key, value in asdict(claim).items()
+                if value or key not in ("reason", "event", "event_until")
+            }
+            for claim in record.claims
+        ]
     if record.intents:
         data["intents"] = {name: [i.vmid, i.attempt, int(i.at)] for name, i in record.intents.items()}
     if record.approved:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
+from thems_jobs.core import claims
 from thems_jobs.core.capacity import target
 from thems_jobs.core.databases import is_database
 from thems_jobs.core.events import Event
@@ -20,7 +21,6 @@ from thems_jobs.jobs.observe import observe
 from thems_jobs.jobs.perform import guarded, perform
 
 WARN_AHEAD_S = 14 * 86400  # how long before an event it is said that it would not fit
-CALENDAR = "calendar"  # who claims for an event of the calendar
 CAPACITY = ("node-capacity", "storage-full", "addresses-used-up", "vmids-used-up", "database-connections")
 
 
@@ -28,7 +28,8 @@ CAPACITY = ("node-capacity", "storage-full", "addresses-used-up", "vmids-used-up
 class Parameters:
     """What was asked for: a claim (`event`, `tiers`, `until`), an extension, an end, a calendar, or none of these.
 
-    With none the claims that are over are taken out and the tiers return to their targets.
+    With none the claims that are over are taken out and the tiers return to their targets. `at` is when it was asked:
+    what begins or ends while the run is at work is for the next one. 0: whenever somebody looks.
     """
 
     tiers: Mapping[str, int] | None = None
@@ -39,13 +40,14 @@ class Parameters:
     extend: str = ""
     end: str = ""
     calendar: tuple[Event, ...] | None = None
+    at: float = 0.0
 
 
 def mistakes(platform: Platform, parameters: Parameters, now: float) -> list[str]:
-    """Given parameters, return one sentence for each that cannot be meant."""
+    """Given parameters, return one sentence for each that cannot be meant. An event that is over asks for nothing."""
     wrong = []
     for path, tiers in [("--tier", parameters.tiers or {})] + [
-        (f"event {event.name}", event.tiers) for event in parameters.calendar or ()
+        (f"event {event.name}", event.tiers) for event in parameters.calendar or () if event.ends_at > now
     ]:
         for name, count in tiers.items():
             if name not in platform.tiers:
@@ -69,33 +71,66 @@ def _time(at: float) -> str:
 
 def claims_after(parameters: Parameters, record: Record, now: float) -> tuple[Record, list[Step]]:
     """Given the record, return it with the claims as they were asked for, and the steps that write them so."""
-    steps, wanted = [], dict[str, Claim]()
-    if parameters.tiers and parameters.until:
-        name = parameters.event or "event"
-        wanted[name] = Claim(name, parameters.tiers, parameters.until, parameters.by, parameters.reason)
-    held = {claim.name: claim for claim in record.claims}
-    if parameters.extend in held and parameters.until:
-        wanted[parameters.extend] = replace(held[parameters.extend], until=parameters.until)
-    for event in parameters.calendar or ():
-        if event.starts_at - event.lead_s <= now < event.ends_at:
-            wanted[event.name] = Claim(event.name, event.tiers, event.ends_at, CALENDAR)
-    for name, claim in wanted.items():
-        if name not in held or (held[name].tiers, held[name].until) != (claim.tiers, claim.until):
-            counts = " ".join(f"{tier}={count}" for tier, count in sorted(claim.tiers.items()))
-            steps.append(Step(Action.CLAIM, name, note=f"{counts} until {_time(claim.until)}"))
-            record = with_claim(record, claim)
-    over = {claim.name for claim in record.claims if claim.until <= now or claim.name == parameters.end}
+    after = _asked(parameters, record, now)
     if parameters.calendar is not None:
-        known = {event.name for event in parameters.calendar}
-        over |= {claim.name for claim in record.claims if claim.by == CALENDAR and claim.name not in known}
-    steps += [Step(Action.CLAIM, name, note="ended") for name in sorted(over)]
-    return without_claims(record, frozenset(over)), steps
+        after = claims.follow(after, parameters.calendar, now)
+    over = frozenset(claim.name for claim in after.claims if claims.is_over(claim, now))
+    after = without_claims(after, over)
+    old, new = _by_name(record), _by_name(after)
+    changed = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+    steps = [Step(Action.CLAIM, name, note=_note(old.get(name), new.get(name), now)) for name in changed]
+    return after, sorted(steps, key=lambda step: step.target in over)
+
+
+def _by_name(record: Record) -> dict[str, Claim]:
+    return {claim.name: claim for claim in record.claims}
+
+
+def _wanted(parameters: Parameters) -> Claim | None:
+    """Given the parameters, return the claim that was asked for, if one was."""
+    if not parameters.tiers or not parameters.until:
+        return None
+    claim = Claim(parameters.event, parameters.tiers, parameters.until, parameters.by, parameters.reason)
+    return claim if claim.name else claims.named(claim)
+
+
+def _asked(parameters: Parameters, record: Record, now: float) -> Record:
+    """Given what a person asked for, return the record with that. It tells whose word it is, and keeps the event."""
+    held = _by_name(record)
+    if wanted := _wanted(parameters):
+        there = held.get(wanted.name)
+        if there is None:
+            return with_claim(record, wanted)
+        same = (there.tiers, there.until) == (wanted.tiers, wanted.until) and there.by != claims.CALENDAR
+        if same or claims.takes_away(wanted, there, now):
+            return record
+        return with_claim(record, replace(wanted, event=there.event, event_until=there.event_until))
+    extended, ended = held.get(parameters.extend), held.get(parameters.end)
+    if extended and parameters.until and extended.until != parameters.until:
+        return with_claim(record, replace(extended, until=parameters.until, by=parameters.by))
+    if ended and ended.until > now:
+        return with_claim(record, replace(ended, until=now, by=parameters.by))
+    return record
+
+
+def _note(old: Claim | None, new: Claim | None, now: float) -> str:
+    """Given a claim before and after, return what becomes of it, and what of somebody's is changed by that."""
+    was = f"{_ask(old)} by {old.by}" if old and old.until > now else ""
+    if new is None or new.until <= now:
+        return f"ended, was {was}" if was else "ended"
+    return f"{_ask(new)}, was {was}" if old and was and _ask(old) != _ask(new) else _ask(new)
+
+
+def _ask(claim: Claim) -> str:
+    counts = " ".join(f"{tier}={count}" for tier, count in sorted(claim.tiers.items()))
+    return f"{counts} until {_time(claim.until)}"
 
 
 def plan(platform: Platform, parameters: Parameters, facts: Facts) -> Plan:
     """Given the facts, return what remains until the tiers are at the targets that the claims ask for."""
-    record, claiming = claims_after(parameters, facts.known_record, facts.at)
-    live = live_claims(record, facts.at)
+    asked = _as_asked(parameters, facts)
+    record, claiming = claims_after(parameters, facts.known_record, asked.at)
+    live = live_claims(record, asked.at)
     tiers = {platform.balancing.web_tier} | {tier for claim in record.claims for tier in claim.tiers}
     tiers |= {tier for claim in facts.known_record.claims for tier in claim.tiers}
     wanted = {name: target(name, tier, live) for name, tier in platform.tiers.items()}
@@ -107,9 +142,20 @@ def plan(platform: Platform, parameters: Parameters, facts: Facts) -> Plan:
         replace(step, after=step.after | first) if step.action is not Action.RESTORE else step
         for step in tiers_plan.steps
     )
-    refusals = tiers_plan.refusals + tuple(_unknown_claims(parameters, facts))
-    warnings = (*tiers_plan.warnings, *_events_that_do_not_fit(platform, parameters, facts, record))
-    return replace(tiers_plan, steps=(*claiming, *steps), refusals=refusals, warnings=warnings)
+    refusals = tiers_plan.refusals + tuple(_claims_refused(parameters, asked))
+    warnings = (*tiers_plan.warnings, *_events_that_do_not_fit(platform, parameters, asked, record))
+    remarks, written = _remarks(parameters, asked, record), {step.target for step in claiming}
+    remain = [f"{claim.name}: {_ask(claim)} by {claim.by} remains" for claim in live if claim.name not in written]
+    return replace(
+        tiers_plan, steps=(*claiming, *steps), refusals=refusals, warnings=warnings,
+        finding=f"Nothing to do: {'; '.join(remarks)}." if remarks else "",
+        notes=(*(remarks if claiming or steps else ()), *remain),
+    )  # fmt: skip
+
+
+def _as_asked(parameters: Parameters, facts: Facts) -> Facts:
+    """Return the facts as of the time by which claims and events are to be judged."""
+    return replace(facts, at=parameters.at or facts.at)
 
 
 def _settled(facts: Facts) -> Facts:
@@ -126,35 +172,86 @@ def _settled(facts: Facts) -> Facts:
     return replace(facts, machines=machines)
 
 
-def _unknown_claims(parameters: Parameters, facts: Facts) -> list[Refusal]:
-    held = {claim.name for claim in facts.known_record.claims}
-    return [
-        Refusal("unknown-claim", name, "no such claim", f"one of {', '.join(sorted(held)) or 'none'}",
-                "Look at thems-jobs status for the claims there are.")
-        for name in [parameters.extend]
-        if name and name not in held
-    ]  # fmt: skip
+def _claims_refused(parameters: Parameters, facts: Facts) -> list[Refusal]:
+    """Given the parameters, return why the claim they are about cannot be changed so."""
+    held = _by_name(facts.known_record)
+    refusals = []
+    if parameters.extend and parameters.extend not in held:
+        refusals.append(
+            Refusal("unknown-claim", parameters.extend, "no such claim", f"one of {', '.join(sorted(held)) or 'none'}",
+                    "Look at thems-jobs status for the claims there are.")
+        )  # fmt: skip
+    wanted = _wanted(parameters)
+    there = held.get(wanted.name) if wanted else None
+    if wanted and there and claims.takes_away(wanted, there, facts.at):
+        refusals.append(
+            Refusal("claim-of-another", f"claim {there.name}", f"{_ask(there)}, by {there.by}",
+                    f"nothing less than that, and no earlier end, from {wanted.by}",
+                    "Claim under another name (--event): the larger number counts. Who agrees with them that theirs is "
+                    f"over ends it after that: thems-jobs scale --end {there.name}.")
+        )  # fmt: skip
+    return refusals
+
+
+def _remarks(parameters: Parameters, facts: Facts, record: Record) -> list[str]:
+    """Given the claims before (facts) and after, return what was asked for and is not done, though nothing is wrong."""
+    live = _by_name(Record(claims=live_claims(facts.known_record, facts.at)))
+    remarks = []
+    if parameters.end and parameters.end not in live:
+        there = f"there are {', '.join(sorted(live))}" if live else "there is none"
+        remarks.append(f"no claim {parameters.end} is live, it has ended or another name was meant ({there})")
+    after = _by_name(record)
+    for event in parameters.calendar or ():
+        there_is = after.get(event.name)
+        if not event.begins_at <= facts.at < event.ends_at or not there_is or there_is.by == claims.CALENDAR:
+            continue
+        asked = _ask(claims.of_event(event))
+        if there_is.until <= facts.at:
+            remarks.append(f"{event.name} was ended by {there_is.by}, the calendar asks for {asked}")
+        elif _ask(there_is) != asked:
+            remarks.append(f"{event.name} is {_ask(there_is)} by {there_is.by}, the calendar asks for {asked}")
+    return remarks
 
 
 def _events_that_do_not_fit(platform: Platform, parameters: Parameters, facts: Facts, record: Record) -> list[str]:
-    """Given the calendar, return a sentence for every coming event that could not be given what it asks for."""
+    """Given the calendar, return a sentence for every coming event that could not be given what it asks for.
+
+    What counts is what is claimed, and asked for by other events, when its machines are to be made.
+    """
     warnings = []
     for event in parameters.calendar or ():
-        if not facts.at < event.starts_at - event.lead_s <= facts.at + WARN_AHEAD_S:
+        if not facts.at < event.begins_at <= facts.at + WARN_AHEAD_S:
             continue
-        others = [claim for claim in record.claims if claim.until > event.starts_at]
+        others = [*live_claims(record, event.begins_at)]
         others += [
-            Claim(other.name, other.tiers, other.ends_at, CALENDAR)
+            claims.of_event(other)
             for other in parameters.calendar or ()
-            if other.starts_at - other.lead_s < event.ends_at and event.starts_at - event.lead_s < other.ends_at
+            if other != event and facts.at < other.begins_at <= event.begins_at < other.ends_at
         ]
-        targets = {name: target(name, platform.tiers[name], others) for name in event.tiers}
+        asked = [claims.of_event(event), *others]
+        targets = {name: target(name, tier, asked) for name, tier in platform.tiers.items()}
+        beside = f" beside {', '.join(sorted({other.name for other in others} - {event.name}))}" if others else ""
         warnings += [
-            f"Event {event.name} ({_time(event.starts_at)}) would not fit: {refusal}"
-            for refusal in plan_tiers(platform, facts, targets).refusals
+            f"Event {event.name} ({_time(event.starts_at)}) would not fit{beside}: {refusal}"
+            for refusal in plan_tiers(platform, _without_leaving(platform, facts, targets), targets).refusals
             if refusal.reference in CAPACITY
         ]
     return warnings
+
+
+def _without_leaving(platform: Platform, facts: Facts, targets: Mapping[str, int]) -> Facts:
+    """Return the facts as they are when what the targets do not ask for is gone, and its room is free."""
+    changes = plan_tiers(platform, facts, targets).changes
+    gone = {change.machine for change in changes if change.kind == "remove"}
+    nodes = dict(facts.nodes)
+    for machine in (facts.machines[name] for name in gone):
+        tier, node = platform.tiers[machine.tier], nodes.get(machine.node)
+        if node and machine.exists:
+            nodes[machine.node] = replace(
+                node, memory_used_mib=node.memory_used_mib - tier.memory_mib, cores_used=node.cores_used - tier.cores
+            )
+    machines = {name: machine for name, machine in facts.machines.items() if name not in gone}
+    return replace(facts, machines=machines, nodes=nodes)
 
 
 def _perform(
@@ -163,7 +260,8 @@ def _perform(
     if steps[0].action is not Action.CLAIM:
         return perform(platform, clients, steps, facts)
     try:
-        change = guarded(facts, lambda record: claims_after(parameters, record, facts.at)[0])
+        at = _as_asked(parameters, facts).at
+        change = guarded(facts, lambda record: claims_after(parameters, record, at)[0])
         record = clients.proxmox.change_record(change)
         return {step.key: Done(record=record) for step in steps}
     except ThemsError as error:

@@ -18,7 +18,7 @@ changes = st.dictionaries(words, st.lists(names, max_size=3).map(tuple), max_siz
 known = st.builds(
     Record,
     lease=st.none() | st.builds(Lease, words, words, times),
-    claims=st.lists(st.builds(Claim, words, counts, times, words, words), max_size=3).map(tuple),
+    claims=st.lists(st.builds(Claim, words, counts, times, words, words, words, times), max_size=3).map(tuple),
     intents=st.dictionaries(names, st.builds(Intent, st.integers(100, 999), st.integers(1, 3), times), max_size=3),
     approved=st.none() | st.builds(Approved, words, words, times, changes),
     seconds=st.dictionaries(words, st.integers(0, 999).map(lambda tenths: tenths / 10), max_size=3),
@@ -93,6 +93,11 @@ def test_half_a_character_is_replaced() -> None:
     """An argument, or JSON, may hold one; it has no UTF-8."""
     (claim,) = records.read(records.write(Record(claims=(Claim("a", {}, AT, "b", "\udcff"),)), "shop"), "shop").claims
     assert claim.reason == "?"
+
+
+def test_claims_of_earlier_versions_are_read() -> None:
+    text = '{"claims":[{"by":"anna","name":"gala","reason":"","tiers":{"web":6},"until":1800000000.0}]}'
+    assert records.read(text, "shop") == Record(claims=(Claim("gala", {"web": 6}, AT, "anna"),))
 
 
 def test_a_lease_is_held_by_its_token_until_it_ends() -> None:
