@@ -4,7 +4,13 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """A stop was asked for, and what was asked had not been answered yet."""
 
 
 class Clock(Protocol):
@@ -15,6 +21,9 @@ class Clock(Protocol):
 
     def submit(self, call: Callable[[], Any]) -> "Future[Any]":
         """Start a call beside this one."""
+
+    def detach(self, call: Callable[[], T]) -> "Future[T]":
+        """Start a call beside this one, at once, that may hang: nobody has to wait for it."""
 
     def wait(self, calls: Collection["Future[Any]"], timeout_s: float) -> None:
         """Return when one of the calls has ended, when the time is over, or when a stop was asked for."""
@@ -42,6 +51,18 @@ class SystemClock:
     def submit(self, call: Callable[[], Any]) -> "Future[Any]":
         return self._threads.submit(call)
 
+    def detach(self, call: Callable[[], T]) -> "Future[T]":
+        future: Future[T] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(call())
+            except BaseException as error:  # as a pool keeps it for whoever asks
+                future.set_exception(error)
+
+        threading.Thread(target=work, name="detached").start()
+        return future
+
     def wait(self, calls: Collection["Future[Any]"], timeout_s: float) -> None:
         was_stopping, end = self.stopping(), time.monotonic() + timeout_s
         while (left := end - time.monotonic()) > 0 and self.stopping() == was_stopping:
@@ -54,8 +75,11 @@ class SystemClock:
         return self._stop.is_set()
 
     def at_once(self, call: Callable[[Any], Any], arguments: Sequence[Any]) -> list[Any]:
-        with ThreadPoolExecutor(max_workers=self.PROBES) as threads:
+        threads = ThreadPoolExecutor(max_workers=self.PROBES)
+        try:
             return list(threads.map(call, arguments))
+        finally:  # a signal that ends us does not wait for an address that hangs
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
         """Begin no further call; what is under way is not waited for."""
@@ -64,3 +88,19 @@ class SystemClock:
     def stop(self) -> None:
         """Ask every run on this clock to start nothing new and to end."""
         self._stop.set()
+
+
+def answer_of(clock: Clock, question: Callable[[], T], meanwhile: Callable[[], None] = lambda: None) -> T:
+    """Given a question that may hang, return its answer; `meanwhile` is called every second, and may raise.
+
+    Raise Stopped if a stop is asked for before the answer is there.
+    """
+    if clock.stopping():
+        raise Stopped
+    answer = clock.detach(question)
+    while not answer.done():
+        meanwhile()
+        clock.wait([answer], 1.0)
+        if clock.stopping() and not answer.done():
+            raise Stopped
+    return answer.result()

@@ -5,7 +5,9 @@ import itertools
 import random
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Killed(BaseException):
@@ -27,13 +29,17 @@ class VirtualClock:
         self._end = start + self.DAYS * 86400
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self.stop_at = float("inf")
+        self.stop_at = float("inf")  # when the run was asked to stop
 
     def now(self) -> float:
         return self._now
 
     def stopping(self) -> bool:
         return self._now >= self.stop_at
+
+    def stop(self) -> None:
+        """Ask the run on this clock to stop."""
+        self.stop_at = self._now
 
     def later(self, seconds: float, event: Callable[[], None]) -> None:
         """Let an event happen in so many seconds."""
@@ -43,6 +49,8 @@ class VirtualClock:
         future: Future[Any] = Future()
         duration = self._chance.choice((0.05, 0.2, 1.0, 3.0, self._chance.uniform(0, 20)))
         acts_after = self._chance.choice((0.0, duration, self._chance.uniform(0, duration)))
+
+        future.set_running_or_notify_cancel()  # as there are threads enough
 
         def act() -> None:
             try:
@@ -57,6 +65,14 @@ class VirtualClock:
         self.later(acts_after, act)
         return future
 
+    def detach(self, call: Callable[[], T]) -> "Future[T]":
+        future: Future[T] = Future()
+        try:
+            future.set_result(call())
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
     def wait(self, calls: Collection["Future[Any]"], timeout_s: float) -> None:
         if self._now > self._end:
             raise AssertionError(f"still waiting after {self.DAYS} days")
@@ -65,7 +81,7 @@ class VirtualClock:
             if any(call.done() for call in calls) or self.stopping() != was_stopping:
                 return
             self.step()
-        if not any(call.done() for call in calls):
+        if not any(call.done() for call in calls) and self.stopping() == was_stopping:
             self._now = max(self._now, min(end, self.stop_at) if self._now < self.stop_at else end)
 
     def step(self) -> None:

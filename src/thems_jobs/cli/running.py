@@ -65,15 +65,20 @@ def carry_out(
 def preview(job: "Job", wish: "Wish", clock: "SystemClock") -> "Outcome":
     """Given a job, show what it would do, and say how to let it."""
     from thems_jobs import display, phrases, process, runner
+    from thems_jobs.clock import Stopped, answer_of
     from thems_jobs.core import approval, gates
     from thems_jobs.core.outcome import Exit, Outcome, machine_rows
 
     started_at = clock.now()
-    plan, facts = runner.preview(job)
+    with stopping_gently(clock):
+        try:
+            plan, facts = answer_of(clock, lambda: runner.preview(job))
+        except Stopped:
+            return _stopped(job, wish, started_at, clock.now())
     refusals = (*plan.refusals, *approval.closed(plan, wish.expect_plan, facts.known_record.approved))
     lease = facts.known_record.lease
-    if plan.steps and lease and lease.until > facts.at and not process.is_over(lease.token):
-        refusals = (*refusals, gates.lease(lease, facts.at))
+    if (plan.steps or plan.refusals) and lease and lease.until > facts.at and not process.is_over(lease.token):
+        refusals = (gates.lease(lease, facts.at), *refusals)
     if refusals:
         closed = phrases.count(len(refusals), "gate is", "gates are")
         ending = (Exit.REFUSED, f"It would be refused: {closed} closed. Nothing was changed.")
@@ -96,6 +101,20 @@ def preview(job: "Job", wish: "Wish", clock: "SystemClock") -> "Outcome":
     return outcome
 
 
+def _stopped(job: "Job", wish: "Wish", started_at: float, ended_at: float) -> "Outcome":
+    """Given a job that was asked to stop before its plan was known, write down that nothing came of it."""
+    from thems_jobs.core.outcome import Exit, Outcome
+    from thems_jobs.core.plan import Plan
+
+    outcome = Outcome(
+        command=wish.command, platform=job.platform.name, started_by=wish.started_by, started_at=started_at,
+        ended_at=ended_at, exit=Exit.ABORTED, message="Aborted on request, nothing was changed.",
+        next=wish.command, plan=Plan(), measured={},
+    )  # fmt: skip
+    conclude(outcome, wish)
+    return outcome
+
+
 def run(job: "Job", wish: "Wish", clock: "SystemClock", scheduled: bool) -> "Outcome":
     """Given a job, do it."""
     from thems_jobs import process, runner
@@ -112,9 +131,7 @@ def run(job: "Job", wish: "Wish", clock: "SystemClock", scheduled: bool) -> "Out
             outcome = runner.run(job, clock, options, watch.on_step)
         finally:
             watch.close()
-        if watch.unapproved and clock.stopping():
-            outcome = replace(outcome, exit=Exit.ABORTED, message="Aborted on request, nothing was changed.")
-        elif watch.unapproved:
+        if watch.unapproved and outcome.exit is Exit.REFUSED:
             outcome = replace(outcome, next=wish.approved_command(watch.unapproved))
         conclude(outcome, wish)
     return outcome

@@ -1,0 +1,88 @@
+"""A command that is asked to stop while the cluster's API takes its request and never answers."""
+
+import json
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from thems_jobs import resources
+from waiting import eventually
+
+JENKINS_S = 20.0  # then Jenkins kills
+
+
+class SilentServer:
+    """Takes TLS connections and requests, and answers none."""
+
+    def __init__(self, certificates: Path) -> None:
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(certificates / "api.pem", certificates / "api.key")
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.requests = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                threading.Thread(target=self._listen, args=(self._socket.accept()[0],), daemon=True).start()
+
+    def _listen(self, plain: socket.socket) -> None:
+        with suppress(OSError), self._context.wrap_socket(plain, server_side=True) as connection:
+            while connection.recv(4096):
+                self.requests += 1
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def silent(certificates: Path) -> Iterator[SilentServer]:
+    server = SilentServer(certificates)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def platform_file(silent: SilentServer, certificates: Path, tmp_path: Path) -> Path:
+    text = resources.path("platforms", "lab.yaml").read_text().replace("reach:\n  netns: netns\n", "")
+    text = text.replace('["https://10.77.0.1:8006"]', f'["https://127.0.0.1:{silent.port}"]')
+    path = tmp_path / "platform.yaml"
+    path.write_text(
+        text.replace("ca_file: ca.pem", f"ca_file: {certificates}/ca.pem").replace("api_s: 15", "api_s: 60")
+    )
+    (tmp_path / "token").write_text("c0ffee00-0000-4000-8000-000000000000\n")
+    (tmp_path / "token").chmod(0o600)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "ssh_key")], check=True)
+    return path
+
+
+@pytest.mark.parametrize("how", ["--yes", "--plan"])
+def test_a_stop_is_soon_and_leaves_a_report_when_the_api_hangs(
+    silent: SilentServer, platform_file: Path, tmp_path: Path, how: str
+) -> None:
+    line = ["provision", how, "--platform", str(platform_file), "--report-dir", str(tmp_path / "stopped")]
+    command = [str(Path(sys.executable).parent / "thems-jobs"), *line]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        eventually(lambda: silent.requests, "the API is asked", 60)
+        run.terminate()
+        asked_at = time.monotonic()
+        printed, _ = run.communicate(timeout=60)
+        seconds = time.monotonic() - asked_at
+    finally:
+        run.kill()
+    assert run.returncode == 143, printed
+    assert seconds < JENKINS_S
+    assert "Aborted on request, nothing was changed." in printed
+    report = json.loads((tmp_path / "stopped" / "report.json").read_text())
+    assert (report["exit"], report["steps"]) == (143, [])
+    assert report["next"].startswith("thems-jobs provision")
