@@ -99,8 +99,16 @@ class Monitor:
         return len(self.world.served_by(holder)) if holder else 0
 
     def before(self, what: str, vm: Vm) -> None:
-        if broken := self.databases.before(what, vm):
+        if broken := self.databases.before(what, vm) or self._visited(what, vm):
             raise Broken(broken)
+
+    def _visited(self, what: str, vm: Vm) -> str:
+        """Given a web machine that we are about to stop, return which balancer still has visitors on it."""
+        if what != "shutdown" or not self.world.web_serves(vm):
+            return ""
+        balancers = [other for other in self.world.vms.values() if self.world.balances(other)]
+        seen = [other.name for other in balancers if self.world.visited(other, vm.name)]
+        return f"{vm.name} is stopped, and {', '.join(seen)} has visitors on it" if seen else ""
 
     def check(self) -> None:
         if broken := self.databases.check():

@@ -144,6 +144,11 @@ class World:
             if weight > 0 and (vm := self.at(address.partition(":")[0])) is not None and self.web_serves(vm)
         }
 
+    def visited(self, balancer: Vm, name: str) -> bool:
+        """True if visitors are on a server through this balancer, or may come to it."""
+        _, weight = balancer.table.get(name, ("", 0))
+        return weight > 0 or self.now() < balancer.leaves.get(name, 0.0)
+
     # What happens
 
     def changed(self) -> None:
@@ -403,9 +408,8 @@ class Machines:
     def _server(self, balancer: Vm, name: str) -> Server:
         address, weight = balancer.table[name]
         vm = self.world.at(address.partition(":")[0])
-        leaves = balancer.leaves.get(name, 0.0)
-        visitors = 1 if weight > 0 or self.world.now() < leaves else 0
-        return Server(address, weight, vm is not None and self.world.web_serves(vm), visitors if vm else 0)
+        visitors = 1 if vm is not None and self.world.visited(balancer, name) else 0
+        return Server(address, weight, vm is not None and self.world.web_serves(vm), visitors)
 
     @staticmethod
     def generation(vm: Vm) -> str:
