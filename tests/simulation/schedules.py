@@ -56,6 +56,7 @@ ROLES = {tier: f"role-of-{tier}" for tier in ("web", "lb", "db", "proxy")}
 TIMEOUTS = Timeouts(clone_s=120, boot_s=60, converge_s=300, up_s=30, drain_s=60, stop_s=60, destroy_s=60, patience_s=30,
                     sync_s=600)  # fmt: skip
 DATABASES_EVERY = 3  # so many schedules is one on a platform with a database cluster
+STOP_S = 20.0  # Jenkins kills what has not ended so long after SIGTERM
 CLEAN_RUNS = 5  # after the last fault the same command must have converged within so many runs
 
 
@@ -237,14 +238,33 @@ class Schedule:
             session.dead = True
             self.trace(f"{self.clock.now():.1f} {token}: killed in call {session.calls}")
             return None
+        finally:
+            stopped_at, self.clock.stop_at = self.clock.stop_at, float("inf")
         self.trace(f"{self.clock.now():.1f} {token}: {outcome.exit.name} {outcome.message} ({session.calls} calls)")
         for refusal in outcome.refusals:
             self.trace(f"    {refusal.reference}: {refusal}")
         self._judge(outcome)
+        self._judge_stop(outcome, session, token, self.clock.now() - stopped_at)
+        if stopped_at < float("inf"):
+            session.dead = True  # it has ended, with all that it still had under way
         return outcome
 
     def _note(self, token: str, step: Any) -> None:
         self.trace(f"{self.clock.now():.1f} {token}: {step.outcome} {step.key} {step.detail}")
+        if step.outcome == "running" and self.clock.stopping():
+            raise Broken(f"{token} was asked to stop, and began {step.key}")
+
+    def _judge_stop(self, outcome: Outcome, session: Session, token: str, seconds: float) -> None:
+        """Given the seconds since a run was asked to stop, -inf if it was not: it ended so, soon, and let go."""
+        if (outcome.exit is Exit.ABORTED) != (seconds >= 0):
+            raise Broken(f"{outcome.exit.name} {seconds:.1f} s after it was asked to stop: {outcome.message}")
+        if seconds > STOP_S:
+            raise Broken(f"it ended {seconds:.1f} s after it was asked to stop")
+        lease = read(self.world.vms[1000].description, self.platform.name).lease
+        cut_off = any(step.outcome == "aborted" and not step.action.startswith("await") for step in outcome.steps)
+        away = session.faults.refused or self.world.offline  # the record may be
+        if seconds >= 0 and not cut_off and not away and lease and lease.token == token:
+            raise Broken("nothing was under way any more, and the lease was not given back")
 
     def _judge(self, outcome: Outcome) -> None:
         """Every ending says what it must."""
@@ -382,7 +402,7 @@ def _follow_advice(schedule: Schedule, outcome: Outcome | None) -> None:
             schedule.world.vms.pop(int(refusal.subject.split()[1]))
         if refusal.reference in ("balancer-unreachable", "proxy-unreachable"):
             schedule.run(provision_wish(schedule.platform, refusal.subject))
-        if refusal.reference == "database-unreachable":
+        if refusal.reference in ("database-unreachable", "proxies-disagree"):  # or what somebody did by hand
             schedule.run(provision_wish(schedule.platform))
 
 
@@ -490,12 +510,16 @@ def _faulty_runs(schedule: Schedule, wish: Wish) -> Outcome | None:
     if schedule.platform.database:
         schedule.world.odds = database_odds(chance, schedule.world.odds)
     for _ in range(chance.randint(1, 4)):
+        fate = chance.random()
         faults = Faults(
             read_fails=rough * chance.random() / 4, refused=rough, lost=rough, failed=rough * chance.random() / 4,
-            playbook_fails=rough, kill_at=int(2 ** chance.uniform(0, 9)) if chance.random() < 0.6 else 0,
+            playbook_fails=rough, kill_at=int(2 ** chance.uniform(0, 9)) if fate < 0.55 else 0,
             kill_how=chance.choice(("before", "after", "late")),
             stall_at=int(2 ** chance.uniform(0, 9)) if chance.random() < 0.15 else 0,
+            stop_at=chance.randint(1, 300) if fate > 0.75 else 0,
         )  # fmt: skip
+        if faults.stall_at:  # who is held up cannot end soon
+            faults.stop_at = 0
         outcome = schedule.run(wish, faults, lambda: _stall(schedule, wish))
         if outcome is None:
             schedule.land_late_effects()
@@ -503,6 +527,8 @@ def _faulty_runs(schedule: Schedule, wish: Wish) -> Outcome | None:
                 schedule.dead_tokens.add(f"run-{schedule.runs}")
             else:
                 schedule.clock.pass_by(chance.choice((1.0, TIMEOUTS.lease_s + 1)))
+        elif outcome.exit is Exit.ABORTED and chance.random() < 0.5:
+            schedule.dead_tokens.add(f"run-{schedule.runs}")
         elif outcome.exit is Exit.OK:
             break
     return outcome

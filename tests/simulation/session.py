@@ -30,7 +30,8 @@ class Faults:
     playbook_fails: float = 0.0
     kill_at: int = 0
     kill_how: str = "before"  # before, after, or late: the effect comes when the next run is at work
-    stall_at: int = 0  # the run is stopped here, for longer than its lease
+    stall_at: int = 0  # the run is held up here, for longer than its lease
+    stop_at: int = 0  # here it is asked to stop, as by SIGTERM
 
 
 @dataclass
@@ -78,6 +79,8 @@ class Session:
             raise AssertionError(f"{self.calls} calls: the run goes round in circles")
         if self.calls == self.faults.stall_at:
             self.meanwhile()
+        if self.calls == self.faults.stop_at:
+            self.world.clock.stop()
         if self.calls == self.faults.kill_at:
             self.dead = True
             if self.faults.kill_how == "late" and effect:
@@ -342,3 +345,6 @@ class BackupsOfRun:
     def save(self, member: str, begin: Callable[[], Callable[[], Backup]]) -> None:
         del member
         self._session.write(lambda: self._session.world.backups.append(begin()()))
+
+    def cancel(self) -> None:
+        """Nothing takes long here."""

@@ -1,4 +1,4 @@
-"""Scaling up and down and replacements, killed at every call: after its effect, or with it still to come."""
+"""Scaling up and down and replacements, killed at every call, after its effect or before, or asked to stop there."""
 
 import logging
 import os
@@ -86,9 +86,14 @@ def calls_of(begin: Begin) -> list[int]:
 
 
 def finishes(begin: Begin, how: str, index: int) -> None:
-    """Kill the command at a call, and demand that the same command finishes what it began."""
+    """Kill the command at a call, or stop it there; demand that the same command finishes what it began."""
     killed, wish = schedule(begin)
-    assert killed.run(wish, Faults(kill_at=index, kill_how=how)) is None
+    if how == "stopped":
+        stopped = killed.run(wish, Faults(stop_at=index))
+        assert stopped is not None
+        assert stopped.exit is Exit.ABORTED
+    else:
+        assert killed.run(wish, Faults(kill_at=index, kill_how=how)) is None
     killed.land_late_effects()
     if index % 2:  # the next run is on the same host and sees that its process is gone
         killed.dead_tokens.add("run-1")
@@ -115,11 +120,11 @@ def trouble(begin: Begin, how: str, index: int) -> str:
     try:
         finishes(begin, how, index)
     except Exception as error:
-        return f"killed at call {index}, {how}: {error!r}"
+        return f"at call {index}, {how}: {error!r}"
     return ""
 
 
-@pytest.mark.parametrize("how", ["after", "late"])  # "before" a call is after the one before it
+@pytest.mark.parametrize("how", ["after", "late", "stopped"])  # "before" a call is after the one before it
 @pytest.mark.parametrize("begin", [*WEB, *DATABASES], ids=lambda begin: begin.__name__)
 def test_killed_at_any_call_the_same_command_finishes(begin: Begin, how: str) -> None:
     calls = calls_of(begin)
