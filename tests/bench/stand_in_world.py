@@ -15,6 +15,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,10 @@ class Machines:
         guests = list(self.guests._guests.values())
         return any(address == cidr.partition("/")[0] for guest in guests for cidr in guest.spec.addresses)
 
+    def page(self, address: str, port: int) -> int:  # noqa: ARG002
+        """Given an address and a port of pages, return the status of what is asked for there."""
+        return 200
+
     def answer(self, argv: list[str], stdin: str) -> tuple[int, str]:
         """Given the arguments of ssh, return exit code and output of the command on that machine."""
         found = [(at, match.group(1)) for at, word in enumerate(argv) if (match := ADDRESS.match(word))]
@@ -78,9 +83,9 @@ class Machines:
             return self._balancer(address, command, stdin)
         if folder := FOLDER.search(command):
             return 0, f"{folder.group(1)}=/home/thems/.ansible/tmp/{folder.group(1)}\n"
-        return 0, json.dumps(self._module(address)) + "\n"
+        return 0, json.dumps(self._module(address, stdin)) + "\n"
 
-    def _module(self, address: str) -> dict[str, Any]:
+    def _module(self, address: str, stdin: str) -> dict[str, Any]:  # noqa: ARG002
         """What any Ansible module answers: nothing to do; and to `cat /etc/thems-baked` what the role wants to hear."""
         tier = "balancer" if address.startswith("10.77.2.") else "web"
         text = self._baked[tier]
@@ -119,7 +124,7 @@ class Front(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
 
-def stand_at_the_edge(machines: Machines, door: Path) -> None:
+def stand_at_the_edge(machines: Machines, door: Path, pages: Sequence[int] = (80, 8404)) -> None:
     """Answer on every address of the platform, and behind the replacement of ssh."""
 
     class Greeting(socketserver.BaseRequestHandler):
@@ -129,7 +134,7 @@ def stand_at_the_edge(machines: Machines, door: Path) -> None:
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            self.send_response(machines.page(*self.connection.getsockname()))
             self.send_header("Content-Length", "3")
             self.end_headers()
             self.wfile.write(b"ok\n")
@@ -145,7 +150,7 @@ def stand_at_the_edge(machines: Machines, door: Path) -> None:
 
     every = "0.0.0.0"  # noqa: S104 - all addresses of the platform, in a network of its own
     serve(Front((every, 22), Greeting))
-    for port in (80, 8404):
+    for port in pages:
         serve(Front((every, port), Page))
     serve(Door(str(door), Command))
 
@@ -157,6 +162,15 @@ def make_template(client: RootClient, name: str, vmid: int) -> None:
     }  # fmt: skip
     client.finish(client.call("POST", "/nodes/pve1/qemu", **config))
     client.finish(client.call("POST", f"/nodes/pve1/qemu/{vmid}/template"))
+
+
+def put_ssh(layout: LabLayout) -> None:
+    """Place the replacement of ssh, which hands its orders over at the folder's door."""
+    ssh = layout.directory / "bin" / "ssh"
+    ssh.parent.mkdir()
+    python = shutil.which("python3", path="/usr/bin") or sys.executable
+    ssh.write_text(SSH.format(python=python, door=str(layout.directory / "door")))
+    ssh.chmod(0o755)
 
 
 def write_platform(layout: LabLayout) -> dict[str, Any]:
@@ -193,12 +207,7 @@ def main() -> None:
     prepare_cluster(client, layout, "pve1")
     for tier in shipped["tiers"].values():
         make_template(client, tier["template"]["name"], tier["template"]["vmid"])
-    commands = layout.directory / "bin"
-    commands.mkdir()
-    ssh = commands / "ssh"
-    python = shutil.which("python3", path="/usr/bin") or sys.executable
-    ssh.write_text(SSH.format(python=python, door=str(layout.directory / "door")))
-    ssh.chmod(0o755)
+    put_ssh(layout)
     stand_at_the_edge(machines, layout.directory / "door")
     print("ready", flush=True)
     threading.Event().wait()

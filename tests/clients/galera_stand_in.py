@@ -56,6 +56,7 @@ class Galera:
     queue: int = 0
     data_bytes: int = 48_873_472
     slow_s: float = 0.0  # each answer takes so long
+    demands_tls: bool = True  # of the jobs' account, which is also the monitor's
     flushed: bool = False  # FLUSH STATUS at the next look: counters begin again
     asked: list[str] = field(default_factory=list)
 

@@ -13,6 +13,7 @@ from thems_jobs.clients.mysql import ProxySql, proxysql
 from thems_jobs.core.facts import Proxy, Unknown
 from thems_jobs.core.platform import Application, DatabaseCluster
 from thems_jobs.errors import EffectFailed, Transient, Unreachable
+from thems_jobs.jobs.databases import demand_others
 
 ADDRESSES = {f"shop-db-{n}": f"10.77.3.{10 + n}" for n in (1, 2, 3)}
 NAMES = {f"{address}:3306": name for name, address in ADDRESSES.items()}
@@ -75,7 +76,7 @@ def test_the_writes_are_handed_over_on_both_and_it_lasts(pair: Pair) -> None:
         assert (WRITER, "shop-db-3", "ONLINE") in server.servers()
         server.restart()
         server.look()
-        assert [line for line in server.servers() if line[0] == WRITER] == [(WRITER, "shop-db-3", "ONLINE")]
+        assert [line[1] for line in server.servers() if (line[0], line[2]) == (WRITER, "ONLINE")] == ["shop-db-3"]
     assert {view.writer for view in pair.show().values()} == {"shop-db-3"}
 
 
@@ -112,7 +113,51 @@ def test_offline_soft_does_not_last_so_the_member_s_own_switch_drains(pair: Pair
     for one in pair.servers:
         one.look()
     assert {view.backends["shop-db-2"].status for view in pair.show().values()} == {"down"}
-    assert (OFFLINE, "shop-db-2", "ONLINE") in server.servers()
+    assert [line for line in server.servers() if line[1] == "shop-db-2"] == [
+        (WRITER, "shop-db-2", "SHUNNED"), (READER, "shop-db-2", "SHUNNED"), (OFFLINE, "shop-db-2", "ONLINE"),
+    ]  # fmt: skip
+
+
+def test_what_an_operator_set_for_a_server_stays_also_when_it_becomes_the_writer(pair: Pair) -> None:
+    server = pair.servers[0]
+    server.answer("UPDATE mysql_servers SET max_connections = 77, use_ssl = 0 WHERE hostname = '10.77.3.12'")
+    pair.client.hand_over(pair.hosts, ADDRESSES, "shop-db-2")
+    pair.client.hand_over(pair.hosts, ADDRESSES, "shop-db-1")
+    columns = "SELECT DISTINCT max_connections, use_ssl FROM {}mysql_servers WHERE hostname = '10.77.3.12'"
+    for layer in ("", "runtime_", "disk."):
+        assert server.answer(columns.format(layer))[0] == [("77", "1")], layer
+
+
+def test_new_members_are_spoken_to_with_tls_or_the_monitor_could_not_log_in(
+    pair: Pair, members: dict[str, Galera]
+) -> None:
+    members["10.77.3.14:3306"] = Galera(index=3, flavour="percona")
+    more = {**ADDRESSES, "shop-db-4": "10.77.3.14"}
+    pair.client.change(pair.hosts, more)
+    for view in pair.client.show(pair.hosts, more).values():
+        assert isinstance(view, Proxy)
+        assert view.backends["shop-db-4"].status == "up"
+
+
+def test_a_change_after_our_own_is_no_change_by_somebody_else(pair: Pair) -> None:
+    """Facts may be older than what this run has just written."""
+    before = {name: view.generation for name, view in pair.show().items()}
+    fewer = {name: address for name, address in ADDRESSES.items() if name != "shop-db-3"}
+    pair.client.change(pair.hosts, fewer, before)
+    pair.client.change(pair.hosts, ADDRESSES, before)
+    assert set(pair.show()["shop-proxy-1"].backends) == set(ADDRESSES)
+
+
+def test_a_proxy_is_ready_when_it_lets_us_in_and_has_its_hostgroups(pair: Pair) -> None:
+    name, address = next(iter(pair.hosts.items()))
+    pair.client.check(name, address)
+    assert "PROXYSQL RELOAD TLS" in pair.servers[0].asked
+    pair.servers[0].answer("DELETE FROM runtime_mysql_galera_hostgroups")
+    with pytest.raises(Transient, match="0 sets of Galera hostgroups"):
+        pair.client.check(name, address)
+    pair.served[0].trouble.refuse = True
+    with pytest.raises(Transient, match="admin interface"):
+        pair.client.check(name, address)
 
 
 def test_where_offline_soft_does_last_it_is_shown_as_drained(pair: Pair) -> None:
@@ -124,13 +169,22 @@ def test_where_offline_soft_does_last_it_is_shown_as_drained(pair: Pair) -> None
 
 
 def test_a_member_that_fails_is_down_and_the_next_one_writes(pair: Pair, members: dict[str, Galera]) -> None:
-    members["10.77.3.11:3306"].status["wsrep_local_state"] = "2"
+    members["10.77.3.11:3306"].status["wsrep_local_state"] = "1"
     for server in pair.servers:
         server.look()
     views = pair.show()
     assert {(view.writer, view.backends["shop-db-1"].status) for view in views.values()} == {("shop-db-2", "down")}
     assert (READER, "shop-db-3", "ONLINE") in pair.servers[0].servers()
     assert (BACKUP, "shop-db-3", "ONLINE") in pair.servers[0].servers()
+
+
+def test_nobody_is_drained_who_is_the_last_that_serves(pair: Pair, members: dict[str, Galera]) -> None:
+    demand_others(pair.show(), frozenset({"shop-db-1"}))
+    for address in ("10.77.3.12:3306", "10.77.3.13:3306"):
+        members[address].variables["wsrep_desync"] = "ON"
+    pair.servers[1].look()
+    with pytest.raises(Transient, match="no member left"):
+        demand_others(pair.show(), frozenset({"shop-db-1"}))
 
 
 def test_a_stranger_in_the_list_has_the_name_it_was_given(pair: Pair, members: dict[str, Galera]) -> None:

@@ -108,9 +108,13 @@ class Balancers:
         Visitors' connections move with the address: requests in flight on it at that moment are repeated or lost.
         """
         if self._show(name, address)[0].holds:
-            answer = self._ssh.run(address, ["sudo", "systemctl", "restart", "keepalived"])
-            if answer.code:
-                raise EffectFailed(name, f"keepalived does not restart: {answer.error.strip()}")
+            self.let_go(name, address)
+
+    def let_go(self, name: str, address: str) -> None:
+        """Make a machine give its VRRP addresses to a peer: keepalived says goodbye, and comes back as a backup."""
+        answer = self._ssh.run(address, ["sudo", "systemctl", "restart", "keepalived"])
+        if answer.code:
+            raise EffectFailed(name, f"keepalived does not restart: {answer.error.strip()}")
 
     def _show(self, name: str, address: str) -> tuple[Balancer, Table]:
         """Return what one balancer does, and its table. Raise Unreachable or EffectFailed when it does not serve."""

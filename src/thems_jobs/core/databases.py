@@ -49,6 +49,12 @@ def is_proxy(platform: Platform, tier: str) -> bool:
     return settings is not None and tier == settings.proxy_tier
 
 
+def behind_proxysql(platform: Platform) -> bool:
+    """True if ProxySQL stands before the database, and not HAProxy."""
+    settings = settings_of(platform)
+    return settings is not None and settings.proxy == "proxysql"
+
+
 def of_database(platform: Platform, steps: Sequence[Step]) -> list[Step]:
     """Given steps, return those on the database's two tiers."""
     settings = settings_of(platform)
@@ -89,16 +95,27 @@ def views(facts: Facts) -> dict[str, Balancer | Unknown]:
     proxies = facts.databases.proxies if facts.databases else {}
     return {
         name: Balancer(
-            {server: _as_server(backend) for server, backend in proxy.backends.items()},
+            {server: _as_server(facts, server, backend) for server, backend in proxy.backends.items()},
             proxy.generation, proxy.holds, sum(backend.connections for backend in proxy.backends.values()),
         ) if isinstance(proxy, Proxy) else proxy
         for name, proxy in proxies.items()
     }  # fmt: skip
 
 
-def _as_server(backend: Backend) -> Server:
-    weight = 0 if backend.status == "drained" else IN_USE
+def _as_server(facts: Facts, name: str, backend: Backend) -> Server:
+    weight = 0 if backend.status == "drained" or _switched_out(facts, name, backend) else IN_USE
     return Server(backend.address, weight, backend.status == "up", backend.connections)
+
+
+def _switched_out(facts: Facts, name: str, backend: Backend) -> bool:
+    """True if a leaving machine is down on a proxy for its own switch, or is dead.
+
+    To ProxySQL there is no other drain; a member that serves, and is down for a switch, is somebody's work.
+    """
+    machine, member = facts.machines.get(name), told(facts, name)
+    if backend.status != "down" or machine is None or machine.phase is not Phase.DRAINING:
+        return False
+    return member is None or any(member.switches.get(key, value) != value for key, value in galera.NOT_DRAINED.items())
 
 
 def writers(facts: Facts) -> frozenset[str]:

@@ -41,6 +41,7 @@ UNASKED = "–"
 APART = "apart"  # allowed of a member: the proxies send nobody to it, as to one that gives its data away
 
 # Switches that take a member out of service, and the value with which they do not.
+NOT_DRAINED = {"wsrep_reject_queries": "NONE", "pxc_maint_mode": "DISABLED"}
 IN_SERVICE = {"wsrep_reject_queries": "NONE", "wsrep_desync": "OFF", "wsrep_sst_donor_rejects_queries": "OFF"}
 PERCONA_IN_SERVICE = {**IN_SERVICE, "pxc_maint_mode": "DISABLED"}
 

@@ -268,10 +268,8 @@ def _change_haproxy(
     use = None if weight is None else IN_USE if weight else 0
     known = {name: facts.machines[name].address for name in names if name in facts.machines}
     wanted = {name: (f"{known[name]}:{port}" if name in known else "", use) for name in names}
-    proxies = facts.databases.proxies if facts.databases else {}
-    seen = {name: proxy.generation for name, proxy in proxies.items() if isinstance(proxy, Proxy)}
-    order = _order(platform, facts, names, weight)
-    clients.balancers.change(hosts, wanted, least_serving=1 if weight == 0 else 0, generations=seen, order=order)
+    order, least = _order(platform, facts, names, weight), 1 if weight == 0 else 0
+    clients.balancers.change(hosts, wanted, least_serving=least, generations=_generations(facts), order=order)
 
 
 def _order(platform: Platform, facts: Facts, names: Sequence[str], weight: int | None) -> list[str]:
@@ -289,49 +287,95 @@ def _change_proxysql(
     platform: Platform, clients: Clients, facts: Facts, hosts: Mapping[str, str], names: Sequence[str],
     weight: int | None,
 ) -> None:  # fmt: skip
-    """ProxySQL's monitor decides who is in use; a member is drained by its own switch, which it follows."""
-    databases, proxysql = _clients(clients), _clients(clients).proxysql
+    """ProxySQL's monitor decides who is in use; a member is drained by its own switch, which it follows.
+
+    Sessions are cut when another writer is given by the list. Percona's switch lets them end, so it comes alone.
+    """
+    settings, databases, proxysql = settings_of(platform), _clients(clients), _clients(clients).proxysql
     known = {name: facts.machines[name].address for name in names if name in facts.machines}
     if weight:
         for name, address in known.items():
             databases.members.reject_queries(name, address, on=False)
     listed = [name for name in _order(platform, facts, names, weight) if weight is not None or name not in names]
     members = {name: facts.machines[name].address for name in listed if name in facts.machines}
-    if proxysql is not None and members:
-        proxysql.change(hosts, members)
+    by_switch = weight == 0 and settings is not None and settings.flavour == "percona"
+    if proxysql is not None and members and not by_switch:
+        proxysql.change(hosts, members, _generations(facts))
     if weight == 0:
+        demand_others(proxysql.show(hosts, members) if proxysql else {}, frozenset(names))
         for name, address in known.items():
-            databases.members.reject_queries(name, address, on=True)
+            if told(facts, name):  # one that is dead has no sessions, and its proxies know
+                databases.members.reject_queries(name, address, on=True)
+
+
+def demand_others(views: Mapping[str, Proxy | Unknown], drained: frozenset[str]) -> None:
+    """Raise Transient if a proxy would have nobody left to send sessions to, Unreachable if one does not answer."""
+    for name, view in views.items():
+        if isinstance(view, Unknown):
+            raise Unreachable(name, view.reason)
+        if not _used(view) - drained - {""}:
+            raise Transient(name, f"without {' and '.join(sorted(drained))} it would have no member left.")
+
+
+def _generations(facts: Facts) -> dict[str, str]:
+    """Return the generation of every proxy's table as it was seen."""
+    proxies = facts.databases.proxies if facts.databases else {}
+    return {name: proxy.generation for name, proxy in proxies.items() if isinstance(proxy, Proxy)}
 
 
 def _await_another_writer(
     platform: Platform, clients: Clients, hosts: Mapping[str, str], facts: Facts, drained: frozenset[str]
 ) -> None:
-    """Raise Transient if a proxy still sends writes to a drained machine after a while."""
+    """Raise Transient if a proxy still sends anybody to a drained machine after a while."""
     addresses = {machine.name: machine.address for machine in _machines(platform, facts) if machine.exists}
     deadline = clients.clock.now() + HAND_OVER_S
     while True:
         views = _ask_proxies(clients, _clients(clients), dict(hosts), addresses)
-        still = sorted(name for name, view in views.items() if isinstance(view, Proxy) and view.writer in drained)
+        still = sorted(name for name, view in views.items() if isinstance(view, Proxy) and _used(view) & drained)
         if not still:
             return
         if clients.clock.now() > deadline:
-            raise Transient(still[0], f"it still sends writes to {' or '.join(sorted(drained))}.")
+            raise Transient(still[0], f"it still sends sessions to {' or '.join(sorted(drained))}.")
         clients.clock.wait([], POLL_S)
+
+
+def _used(proxy: Proxy) -> frozenset[str]:
+    """Return who gets sessions of a proxy, or would."""
+    return frozenset({proxy.writer, *(name for name, backend in proxy.backends.items() if backend.status == "up")})
 
 
 def take_over_table(platform: Platform, clients: Clients, facts: Facts, proxy: Machine) -> None:
     """Give a new proxy the table of its peers; the first one of all gets what serves already."""
-    settings = settings_of(platform)
-    if settings is None or _clients(clients).proxysql is not None:
-        return  # ProxySQL copies its peers' table itself: they are one cluster
+    settings, proxysql = settings_of(platform), _clients(clients).proxysql
+    if settings is None:
+        return
     entries = {
         machine.name: (f"{machine.address}:{settings.port}", IN_USE if machine.phase is Phase.SERVING else 0)
         for machine in _machines(platform, facts)
         if machine.phase in (Phase.SERVING, Phase.DRAINING) and told(facts, machine.name)
     }
-    order = _order(platform, facts, (), None)
-    clients.balancers.change({proxy.name: proxy.address}, entries, order=[n for n in order if n in entries])
+    order, host = [name for name in _order(platform, facts, (), None) if name in entries], {proxy.name: proxy.address}
+    if proxysql is not None:
+        order += sorted(entries, key=lambda name: not entries[name][1])  # where there is no peer, whoever serves
+        proxysql.change(host, {name: facts.machines[name].address for name in dict.fromkeys(order)})
+    else:
+        clients.balancers.change(host, entries, order=order)
+
+
+def check_proxy(clients: Clients, machine: Machine) -> None:
+    """Raise Transient if a machine's ProxySQL does not let us in, or has no hostgroups for the cluster."""
+    proxysql = _clients(clients).proxysql
+    if proxysql is not None:
+        proxysql.check(machine.name, machine.address)
+
+
+def hand_over_address(platform: Platform, clients: Clients, machine: Machine) -> None:
+    """If a proxy has the VRRP address, make it give that to a peer; sessions end with it."""
+    settings = settings_of(platform)
+    if _clients(clients).proxysql is None:
+        clients.balancers.hand_over(machine.name, machine.address)
+    elif settings and settings.address in addresses_on(clients.ssh, machine.name, machine.address):
+        clients.balancers.let_go(machine.name, machine.address)
 
 
 def quiet(facts: Facts, name: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from thems_jobs.clients.proxmox import VmConfig
-from thems_jobs.core.databases import is_database, is_proxy, settings_of
+from thems_jobs.core.databases import behind_proxysql, is_database, is_proxy, settings_of
 from thems_jobs.core.facts import Facts, Machine, Phase, Stamp, Unknown
 from thems_jobs.core.identity import choose_vmids, doubts, read_stamp, tags_of, tier_of, write_stamp
 from thems_jobs.core.job import Done
@@ -298,7 +298,10 @@ def _check(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Ma
     """Ask a machine how it is, directly, and warm it up before it gets visitors."""
     machine = facts.machines[step.target]
     health = platform.tiers[machine.tier].health
-    clients.web.check(machine.name, machine.address, health.port, health.path, health.status)
+    if is_proxy(platform, machine.tier) and behind_proxysql(platform):  # it has no page
+        databases.check_proxy(clients, machine)
+    else:
+        clients.web.check(machine.name, machine.address, health.port, health.path, health.status)
     if is_database(platform, machine.tier):
         databases.expect_data(platform, clients, facts, machine)
     elif balanced(platform, machine.tier):
@@ -356,15 +359,37 @@ def _take_over_table(platform: Platform, clients: Clients, facts: Facts, balance
 
 
 def _withdraw(platform: Platform, clients: Clients, facts: Facts, steps: Sequence[Step]) -> dict[str, Done]:
-    """Send new visitors elsewhere, then write down that the machines leave."""
-    _give_weight(platform, clients, facts, steps, 0)
-    for step in steps:
-        machine = facts.machines[step.target]
-        fronts = {**facts.balancers, **(facts.databases.proxies if facts.databases else {})}
-        dead = isinstance(fronts.get(machine.name), Unknown)  # it holds nothing to hand over
-        if not balanced(platform, machine.tier) and not dead:
-            clients.balancers.hand_over(machine.name, machine.address)
-    return _each(facts, steps, lambda machine: _enter_phase(platform, clients, facts, machine, Phase.DRAINING))
+    """Send new visitors elsewhere, then write down that the machines leave.
+
+    Behind ProxySQL a database machine has a switch that anybody may set: that it was us is written down before.
+    """
+
+    def enter() -> dict[str, Done]:
+        return _each(facts, steps, lambda machine: _enter_phase(platform, clients, facts, machine, Phase.DRAINING))
+
+    tiers = {facts.machines[step.target].tier for step in steps}
+    by_switch = behind_proxysql(platform) and any(is_database(platform, tier) for tier in tiers)
+    entered = enter() if by_switch else {}
+    if any(done.error for done in entered.values()):
+        return entered
+    try:
+        _give_weight(platform, clients, facts, steps, 0)
+        for step in steps:
+            _hand_over(platform, clients, facts, facts.machines[step.target])
+    except ThemsError as error:
+        return {step.key: Done(error, entered[step.key].learned if by_switch else {}) for step in steps}
+    return entered or enter()
+
+
+def _hand_over(platform: Platform, clients: Clients, facts: Facts, machine: Machine) -> None:
+    """Let a balancer or proxy give its VRRP address to a peer. One that does not answer holds nothing to hand over."""
+    fronts = {**facts.balancers, **(facts.databases.proxies if facts.databases else {})}
+    if balanced(platform, machine.tier) or isinstance(fronts.get(machine.name), Unknown):
+        return
+    if is_proxy(platform, machine.tier):
+        databases.hand_over_address(platform, clients, machine)
+    else:
+        clients.balancers.hand_over(machine.name, machine.address)
 
 
 def _retire(platform: Platform, clients: Clients, facts: Facts, steps: Sequence[Step]) -> dict[str, Done]:

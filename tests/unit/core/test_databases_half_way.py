@@ -4,9 +4,10 @@ import random
 from dataclasses import replace
 
 import pytest
+from clusters import PERCONA
 from test_databases import facts_with_databases, follow, members, platform_with_databases, refusals, without
 
-from thems_jobs.core.databases import NEW
+from thems_jobs.core.databases import NEW, regrouped
 from thems_jobs.core.facts import Backend, Facts, Member, Phase, Proxy, Standing, Unknown
 from thems_jobs.core.fleet import plan_tiers
 from thems_jobs.core.galera import DONOR
@@ -213,3 +214,51 @@ ALIKE = ("shop-db-1", "shop-db-1")
 )
 def test_while_one_joins_the_proxies_still_send_all_writes_to_one(facts: Facts, closed: bool) -> None:
     assert refusals(facts, {"db": 5}) == ({"proxies-disagree"} if closed else set())
+
+
+def behind_proxysql(phase: Phase, status: str, maintenance: str, dead: bool = False) -> set[str]:
+    """Return the steps on the fourth and fifth of five members that are to be three, as ProxySQL shows the fifth."""
+    platform = platform_with_databases()
+    assert platform.database is not None
+    database = replace(platform.database, cluster=replace(PERCONA, proxy="proxysql"))
+    platform = replace(platform, database=database)
+    facts = facts_with_databases(platform, count=5)
+    machine, cluster = facts.machines["shop-db-5"], facts.databases
+    assert machine.stamp is not None
+    assert cluster is not None
+    answer = cluster.members["shop-db-5"]
+    assert isinstance(answer, Member)
+    answer = replace(answer, switches={**answer.switches, "pxc_maint_mode": maintenance})
+    gone = {"running": not dead, "ssh_open": not dead}
+    machines = {**facts.machines, "shop-db-5": replace(machine, stamp=replace(machine.stamp, phase=phase), **gone)}
+    answers = {**cluster.members, "shop-db-5": Unknown("no answer") if dead else answer}
+    first, second = proxies_of(facts)
+    seen = {**first.backends, "shop-db-5": Backend("10.77.3.15", status, 0)}
+    fronts = {"shop-proxy-1": replace(first, backends=seen), "shop-proxy-2": replace(second, backends=seen)}
+    facts = replace(facts, machines=machines, quiet_since={"shop-db-5": facts.at - 60})
+    facts = replace(facts, databases=regrouped(platform, facts, answers, fronts))
+    plan = plan_tiers(platform, facts, {"db": 3})
+    return {step.key for step in plan.steps if step.target == "shop-db-5"} | {r.reference for r in plan.refusals}
+
+
+def test_behind_proxysql_a_leaving_member_is_drained_when_it_is_down_for_its_own_switch() -> None:
+    drained = behind_proxysql(Phase.DRAINING, "down", "MAINTENANCE")
+    assert "withdraw shop-db-5" not in drained
+    assert {"retire shop-db-5", "leave shop-db-5"} <= drained
+
+
+def test_a_leaving_member_that_is_not_switched_out_yet_is_not_drained() -> None:
+    """As a run leaves it that died between writing down that it leaves and switching it; or its proxies look later."""
+    assert "withdraw shop-db-5" in behind_proxysql(Phase.DRAINING, "up", "DISABLED")
+    assert "withdraw shop-db-5" in behind_proxysql(Phase.DRAINING, "up", "MAINTENANCE")
+    assert "withdraw shop-db-5" in behind_proxysql(Phase.DRAINING, "down", "DISABLED")
+
+
+def test_a_leaving_member_that_died_is_not_waited_for_to_be_switched_out() -> None:
+    steps = behind_proxysql(Phase.DRAINING, "down", "DISABLED", dead=True)
+    assert "withdraw shop-db-5" not in steps
+    assert "retire shop-db-5" in steps
+
+
+def test_a_serving_member_in_maintenance_is_somebody_s_work() -> None:
+    assert "galera-maintenance" in behind_proxysql(Phase.SERVING, "down", "MAINTENANCE")

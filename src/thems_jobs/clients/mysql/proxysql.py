@@ -2,7 +2,9 @@
 
 Its settings live in three layers: main, which statements change; runtime, which it works by; disk, which it starts
 with. Its Galera monitor moves servers between hostgroups by itself and overwrites OFFLINE_SOFT, so a member is
-drained by its own maintenance switch and never here.
+drained by its own maintenance switch and never here. Of pxc_maint_mode it lets present sessions end: the member stays
+in its groups as SHUNNED, and stands in the offline group, too (sysown/proxysql#3182). Of any other switch, and of a
+failure, it is in the offline group alone, as ONLINE, and its sessions are cut.
 """
 
 import hashlib
@@ -21,6 +23,7 @@ PORT = 6032
 LIMIT_S = 10.0
 FOLLOW_S = 10.0  # its monitor looks every second, and must have seen a change
 POLL_S = 0.2
+CHANGED = "its list of servers was changed by somebody else meanwhile."
 FIRST_WEIGHT, WEIGHT_STEP = 1000, 10  # of equally healthy members its monitor makes the heaviest the writer
 
 ONLINE, SOFT = "ONLINE", "OFFLINE_SOFT"
@@ -62,6 +65,7 @@ class ProxySql:
         password_file = base / (settings.proxysql_password_file or "")
         self._account = read_account(settings.proxysql_user, PORT, password_file, base / settings.ca_file)
         self._one_change = threading.Lock()
+        self._written: dict[str, str] = {}  # generation of the list that we wrote last, by proxy
 
     def show(self, hosts: Mapping[str, str], members: Mapping[str, str]) -> dict[str, Proxy | Unknown]:
         """Given addresses of proxies and of members by name, return what each proxy does, or why it is not known."""
@@ -75,6 +79,15 @@ class ProxySql:
 
         return each(hosts, ask)
 
+    def check(self, name: str, address: str) -> None:
+        """Let a proxy take the certificate that it was given last. Raise Transient if it is not ready to be used."""
+        try:
+            with opened(name, address, self._account, LIMIT_S) as session:
+                session.do("PROXYSQL RELOAD TLS")  # since 2.3.0; counts for new connections
+                _groups(session)
+        except (Unreachable, EffectFailed) as error:
+            raise Transient(name, f"ProxySQL's admin interface: {error.detail}") from error
+
     def change(
         self,
         hosts: Mapping[str, str],
@@ -83,42 +96,36 @@ class ProxySql:
     ) -> None:
         """Give every proxy exactly these members (addresses by name); the first is to be the writer.
 
-        Nothing is changed anywhere if a proxy does not answer, or if its list is not of the generation given for it
-        (Transient). Return when all proxies work by it and have it on disk, and their writer is the first. Raise
-        Unreachable or EffectFailed if some may have changed and others not: the same change again finishes.
+        Nothing is changed anywhere if a proxy does not answer, or if its list is neither of the generation given for
+        it nor the one that we wrote last (Transient). Return when all proxies work by it and have it on disk, and
+        their writer is the first. Raise Unreachable or EffectFailed if some may have changed and others not: the same
+        change again finishes.
         """
-        expected = generations or {}
+        expected, seen = generations or {}, dict[str, str]()
         with self._one_change:
             for name, view in self.show(hosts, members).items():
                 if isinstance(view, Unknown):
                     raise Unreachable(name, view.reason)
-                if view.generation != expected.get(name, view.generation):
-                    raise Transient(name, "its list of servers was changed by somebody else meanwhile.")
-            each(hosts, lambda name, address: self._apply(name, address, members))
+                seen[name] = view.generation
+                if view.generation not in (expected.get(name, view.generation), self._written.get(name)):
+                    raise Transient(name, CHANGED)
+            each(hosts, lambda name, address: self._apply(name, address, members, seen[name]))
 
     def hand_over(self, hosts: Mapping[str, str], members: Mapping[str, str], writer: str) -> None:
         """Make one of the members the writer on every proxy, and return when it is."""
         first = {writer: members[writer]}
         self.change(hosts, first | {name: address for name, address in members.items() if name != writer})
 
-    def _apply(self, name: str, address: str, members: Mapping[str, str]) -> None:
+    def _apply(self, name: str, address: str, members: Mapping[str, str], expected: str) -> None:
         with opened(name, address, self._account, LIMIT_S + FOLLOW_S) as session:
-            groups = _groups(session)
+            groups, present = _groups(session), _lines(session, "")
+            if _generation(present) != expected:
+                raise Transient(name, CHANGED)
             wanted = self._wanted(groups, members)
-            for line in wanted:
-                host, _, port = line.address.partition(":")
-                session.do(
-                    "REPLACE INTO mysql_servers (hostgroup_id, hostname, port, status, weight, comment) VALUES "  # noqa: S608
-                    f"({line.group}, {_text(host)}, {int(port)}, {_text(ONLINE)}, {line.weight}, {_text(line.comment)})"
-                )
-            kept = [(line.group, line.address) for line in wanted]
-            for line in _lines(session, ""):
-                if line.group in vars(groups).values() and (line.group, line.address) not in kept:
-                    host, _, port = line.address.partition(":")
-                    session.do(
-                        f"DELETE FROM mysql_servers WHERE hostgroup_id = {line.group} "  # noqa: S608 - quoted
-                        f"AND hostname = {_text(host)} AND port = {int(port)}"
-                    )
+            ours = [line for line in present if line.group in vars(groups).values()]
+            for statement in _statements(ours, wanted):
+                session.do(statement)
+            self._written[name] = _generation(_lines(session, ""))
             session.do("LOAD MYSQL SERVERS TO RUNTIME")
             session.do("SAVE MYSQL SERVERS TO DISK")
             self._check(session, groups, wanted, members)
@@ -165,8 +172,7 @@ class ProxySql:
             for line in lines
             if line.group == groups.writer and line.status == ONLINE
         ]
-        text = "\n".join(map(str, _lines(session, "")))
-        return Proxy(" and ".join(sorted(writers)), backends, generation=hashlib.sha256(text.encode()).hexdigest()[:16])
+        return Proxy(" and ".join(sorted(writers)), backends, generation=_generation(_lines(session, "")))
 
     def _with_port(self, address: str) -> str:
         return address if ":" in address else f"{address}:{self._port}"
@@ -191,6 +197,42 @@ def _lines(session: Session, layer: str) -> list[Line]:
         )
         for row in session.rows(SERVERS.format(layer=layer))
     ]  # fmt: skip
+
+
+def _generation(lines: list[Line]) -> str:
+    """Given the lines of main, return what tells this list from any other."""
+    return hashlib.sha256("\n".join(map(str, lines)).encode()).hexdigest()[:16]
+
+
+def _statements(present: list[Line], wanted: list[Line]) -> list[str]:
+    """Given the lines of our groups in main and those that shall be there, return what to change.
+
+    Of a server that stays one line is kept, moved and set right, so that whatever else was set in it stays (such as
+    max_connections). Sessions and the monitor use TLS: the account of the jobs, which is the monitor's, demands it.
+    """
+    statements, kept = list[str](), dict[str, Line]()
+    for line in wanted:
+        there = sorted((old for old in present if old.address == line.address), key=lambda old: old.group != line.group)
+        kept |= {line.address: there[0]} if there else {}
+    statements += [f"DELETE FROM mysql_servers WHERE {_key(old)}" for old in present if old not in kept.values()]  # noqa: S608
+    for line in wanted:
+        host, _, port = line.address.partition(":")
+        values = {
+            "hostgroup_id": str(line.group), "status": _text(line.status), "weight": str(line.weight), "use_ssl": "1",
+            "comment": _text(line.comment),
+        }  # fmt: skip
+        if old := kept.get(line.address):
+            changes = ", ".join(f"{column} = {value}" for column, value in values.items())
+            statements.append(f"UPDATE mysql_servers SET {changes} WHERE {_key(old)}")  # noqa: S608 - quoted
+        else:
+            values |= {"hostname": _text(host), "port": str(int(port))}
+            statements.append(f"INSERT INTO mysql_servers ({', '.join(values)}) VALUES ({', '.join(values.values())})")  # noqa: S608
+    return statements
+
+
+def _key(line: Line) -> str:
+    host, _, port = line.address.partition(":")
+    return f"hostgroup_id = {line.group} AND hostname = {_text(host)} AND port = {int(port)}"
 
 
 def _status(groups: Groups, lines: list[Line]) -> str:
