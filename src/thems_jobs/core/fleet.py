@@ -43,6 +43,7 @@ def plan_tiers(
         parts[name] = replace(part, steps=_behind_front(platform, facts, name, part.steps, coming))
         for node in part.placed:
             promised.setdefault(node, []).append(platform.tiers[name])
+    parts |= _places_given_back(platform, facts, targets)
     strays = [
         step for name in _behind_something(platform) for step in
         _behind_front(platform, facts, name, _strays(platform, facts, name), coming)
@@ -244,6 +245,22 @@ def _make(
         steps += steps_to_serve(platform, facts, machine, node)
         changes.append(Change("make", machine.name, node, "to reach the target"))
     return TierPlan(tuple(steps), tuple(changes), tuple(refusals), tuple(nodes))
+
+
+def _places_given_back(platform: Platform, facts: Facts, targets: Mapping[str, int]) -> dict[str, TierPlan]:
+    """Given targets for the database's proxies but not for its members, return what gives these back their places in
+    the proxies' lists: one that was changed by hand closes the proxies' gates, and none of their own steps mends it.
+    """
+    settings = databases.settings_of(platform)
+    if settings is None or settings.proxy_tier not in targets or settings.tier in targets:
+        return {}
+    if not any(isinstance(view, Balancer) for view in front(platform, facts, settings.tier).values()):
+        return {}
+    serving = [machine for machine in facts.of_tier(settings.tier) if machine.phase is Phase.SERVING]
+    first = [(machine, steps_to_serve(platform, facts, machine)[:1]) for machine in serving]
+    short = [(machine, todo) for machine, todo in first if todo and todo[0].action is Action.RESTORE]
+    steps = tuple(step for _, todo in short for step in todo)
+    return {settings.tier: TierPlan(steps, tuple(_change_of(machine, todo) for machine, todo in short))}
 
 
 def _strays(platform: Platform, facts: Facts, tier: str) -> list[Step]:

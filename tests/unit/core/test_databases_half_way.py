@@ -8,9 +8,10 @@ from clusters import PERCONA
 from test_databases import facts_with_databases, follow, members, platform_with_databases, refusals, without
 
 from thems_jobs.core.databases import NEW, regrouped
-from thems_jobs.core.facts import Backend, Facts, Member, Phase, Proxy, Standing, Unknown
+from thems_jobs.core.facts import Backend, Facts, Member, Phase, Proxy, Standing, Unknown, number_of
 from thems_jobs.core.fleet import plan_tiers
 from thems_jobs.core.galera import DONOR
+from thems_jobs.core.plan import heads
 
 
 def with_proxies(facts: Facts, first: Proxy, second: Proxy) -> Facts:
@@ -96,6 +97,48 @@ def test_proxies_with_other_orders_are_given_that_of_the_one_in_use() -> None:
     down = {**second.backends, "shop-db-3": Backend("10.77.3.13", "down", 0)}
     facts = with_proxies(facts, replace(first, writer="shop-db-3"), replace(second, backends=down))
     assert not plan_tiers(platform, facts, {"db": 3}).steps, "their checks differ, not their orders"
+
+
+def by_hand(facts: Facts, name: str, status: str) -> Facts:
+    """Given facts, return them with a machine otherwise in the first proxy's list; "" is not in it."""
+    first, second = proxies_of(facts)
+    backends = {key: backend for key, backend in first.backends.items() if key != name}
+    if status:
+        backends[name] = Backend(f"10.77.3.{10 + number_of(name)}", status, 0)
+    return with_proxies(facts, replace(first, writer=next(iter(backends)), backends=backends), second)
+
+
+@pytest.mark.parametrize("status", ["drained", ""])
+def test_a_plan_for_the_proxies_alone_gives_members_back_their_place_in_the_lists(status: str) -> None:
+    platform = platform_with_databases()
+    facts = by_hand(facts_with_databases(platform), "shop-db-2", status)
+    replaced = frozenset({"shop-proxy-2"})
+    plan = plan_tiers(platform, facts, {"proxy": 2}, replaced)
+    assert {refusal.reference for refusal in plan.refusals} == {"proxies-disagree"}
+    assert "restore shop-db-2" in {step.key for step in heads(plan, frozenset())}
+    assert ("restore", "shop-db-2") in {(change.kind, change.machine) for change in plan.changes}
+    _, done = follow(platform, facts, lambda f: replace(plan_tiers(platform, f, {"proxy": 2}, replaced), refusals=()),
+                     random.Random(1))  # fmt: skip
+    assert "await-destroy shop-proxy-2" in done
+    assert not [step for step in plan_tiers(platform, facts, {"web": 3}).steps if step.target == "shop-db-2"]
+
+
+def test_a_plan_for_the_proxies_alone_makes_one_order_of_two_and_leaves_alone_who_leaves() -> None:
+    platform = platform_with_databases()
+    facts = facts_with_databases(platform)
+    first, second = proxies_of(facts)
+    plan = plan_tiers(platform, with_proxies(facts, replace(first, writer="shop-db-3"), second), {"proxy": 2})
+    assert [step.key for step in plan.steps] == ["restore shop-db-3"]
+    leaving = facts.machines["shop-db-2"]
+    assert leaving.stamp is not None
+    leaving = replace(leaving, stamp=replace(leaving.stamp, phase=Phase.DRAINING))
+    facts = replace(facts, machines={**facts.machines, "shop-db-2": leaving})
+    assert not plan_tiers(platform, by_hand(facts, "shop-db-2", "drained"), {"proxy": 2}).steps
+    assert facts.databases is not None
+    silent = dict.fromkeys(facts.databases.proxies, Unknown("no answer in time"))
+    facts = replace(facts, databases=replace(facts.databases, proxies=silent))
+    steps = plan_tiers(platform, facts, {"proxy": 2}).steps
+    assert "restore" not in {step.action for step in steps}, "which list is another one, nobody can tell"
 
 
 def test_a_member_that_is_silent_but_says_itself_that_it_is_one_is_waited_for_and_not_joined_anew() -> None:
