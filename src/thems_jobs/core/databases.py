@@ -283,11 +283,13 @@ def _allowed(
     """Return what is accepted of members: any of them may be the donor of one that joins, or just have been.
 
     The proxies leave the donor alone, or if there is none now, who has just been it: of the others nobody is down.
-    One that is to be drained may be so on some of the proxies already.
+    One that is to be drained may be so on some of the proxies already, and one that is to be taken out of their lists
+    may still be there.
     """
     copied = facts.databases.copied if facts.databases else ()
     allow = {(reference, name) for reference in WHILE_COPIED for name in copied}
-    allow |= {("proxies-disagree", step.target) for step in steps if step.action is Action.WITHDRAW}
+    going = {step.target for step in steps if step.action in (Action.WITHDRAW, Action.RETIRE)}
+    allow |= {("proxies-disagree", name) for name in going}
     if _one_joins(facts, settings):
         giving = {name for name, seen in members.items() if isinstance(seen, Member) and seen.state == galera.DONOR}
         allow |= {(reference, name) for reference in SLOWER for name in members}

@@ -342,10 +342,11 @@ def _follow_balancers(platform: Platform, clients: Clients, facts: Facts, look: 
     waits = [step for step in look.waits if step.action in FOR_OTHERS]
     touched = [facts.machines[name] for name in look.touched if name in facts.machines]
     seen = [m for m in touched if m.warm or m.phase is not Phase.BUILDING or not balanced(platform, m.tier)]
-    tiers = {machine.tier for machine in touched} | {tier_of(platform, step.target) or "" for step in waits}
+    gone = [name for name in look.touched if name not in facts.machines and tier_of(platform, name)]  # strays
+    tiers = {tier_of(platform, name) or "" for name in (*look.touched, *(step.target for step in waits))}
     if any(is_database(platform, tier) or is_proxy(platform, tier) for tier in tiers):
         facts = look_at_databases(platform, clients, facts)
-    if not waits and not seen:
+    if not (waits or seen or gone):
         return facts
     return _ask_balancers(platform, clients, facts)
 

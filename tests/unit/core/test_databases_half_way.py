@@ -141,6 +141,17 @@ def test_a_plan_for_the_proxies_alone_makes_one_order_of_two_and_leaves_alone_wh
     assert "restore" not in {step.action for step in steps}, "which list is another one, nobody can tell"
 
 
+def test_a_server_without_a_machine_is_no_obstacle_to_taking_it_out_of_a_list() -> None:
+    platform = platform_with_databases()
+    facts = by_hand(facts_with_databases(platform), "shop-db-9", "down")
+    assert [step.key for step in plan_tiers(platform, facts, {"db": 3}).steps] == ["retire shop-db-9"]
+    facts, _ = follow(platform, facts, lambda f: plan_tiers(platform, f, {"db": 3}), random.Random(1))
+    assert all("shop-db-9" not in proxy.backends for proxy in proxies_of(facts))
+    first, second = proxies_of(by_hand(facts, "shop-db-9", "up"))
+    strange = with_proxies(facts, replace(first, writer="shop-db-9"), second)
+    assert refusals(strange, {"db": 3}) == {"proxies-disagree"}, "whose data the shop writes to, a person finds out"
+
+
 def test_a_member_that_is_silent_but_says_itself_that_it_is_one_is_waited_for_and_not_joined_anew() -> None:
     platform = platform_with_databases()
     facts = facts_with_databases(platform)
