@@ -34,10 +34,10 @@ def registrations(platform: Platform, facts: Facts, machine: Machine) -> list[Se
     return [view.servers.get(machine.name) for view in views if isinstance(view, Balancer)]
 
 
-def registered(platform: Platform, facts: Facts, machine: Machine) -> bool:
-    """True if every balancer that answers has the machine in its table (a gate closes where one does not answer)."""
+def admitted(platform: Platform, facts: Facts, machine: Machine) -> bool:
+    """True if every balancer that answers may send it visitors (a gate closes where one does not answer)."""
     seen = registrations(platform, facts, machine)
-    return bool(seen) and None not in seen
+    return bool(seen) and all(server is not None and server.weight > 0 for server in seen)
 
 
 def up(platform: Platform, facts: Facts, machine: Machine) -> bool:
@@ -117,7 +117,7 @@ def steps_to_serve(platform: Platform, facts: Facts, machine: Machine, node: str
     if boot or converge or apart or not machine.warm:
         steps.append(Step(Action.CHECK, name))
     if balanced(platform, tier):
-        if not restore and not registered(platform, facts, machine):
+        if not restore and not admitted(platform, facts, machine):
             steps.append(_together(Action.ADMIT, name, tier))
         if apart or not up(platform, facts, machine):
             steps.append(_wait(platform, Action.AWAIT_UP, name))

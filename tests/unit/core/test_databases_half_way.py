@@ -8,9 +8,13 @@ from clusters import PERCONA
 from test_databases import facts_with_databases, follow, members, platform_with_databases, refusals, without
 
 from thems_jobs.core.databases import NEW, regrouped
+
+
+from thems_jobs.core.databases import regrouped
 from thems_jobs.core.facts import Backend, Facts, Member, Phase, Proxy, Standing, Unknown, number_of
 from thems_jobs.core.fleet import plan_tiers
 from thems_jobs.core.galera import DONOR
+from thems_jobs.core.model_databases import _in_one_view, _synced
 from thems_jobs.core.plan import heads
 
 
@@ -150,6 +154,36 @@ def test_a_server_without_a_machine_is_no_obstacle_to_taking_it_out_of_a_list() 
     first, second = proxies_of(by_hand(facts, "shop-db-9", "up"))
     strange = with_proxies(facts, replace(first, writer="shop-db-9"), second)
     assert refusals(strange, {"db": 3}) == {"proxies-disagree"}, "whose data the shop writes to, a person finds out"
+
+
+def arrived(facts: Facts) -> Facts:
+    """Given facts of three members, return them with a fourth that has all data and a place, and does not serve."""
+    facts = with_joining(facts, "shop-db-3", "shop-db-4", 4)
+    machine = replace(facts.machines["shop-db-4"], joining=False, warm=True)
+    facts = replace(facts, machines={**facts.machines, machine.name: machine})
+    cluster = facts.databases
+    assert cluster is not None
+    answers = _in_one_view({**cluster.members, machine.name: _synced(3)})
+    listed = Backend(machine.address, "up", 0)
+    first, second = (replace(proxy, backends={**proxy.backends, machine.name: listed}) for proxy in proxies_of(facts))
+    fronts = {"shop-proxy-1": first, "shop-proxy-2": second}
+    return replace(facts, databases=regrouped(platform_with_databases(), facts, answers, fronts))
+
+
+def test_one_that_was_drained_by_hand_before_it_serves_is_admitted_anew() -> None:
+    """Its proxies would never find it up, and the run would wait for that in vain."""
+    platform = platform_with_databases()
+    facts = arrived(facts_with_databases(platform, count=3))
+    assert [step.key for step in plan_tiers(platform, facts, {"db": 5}).steps if step.target == "shop-db-4"] == [
+        "serve shop-db-4"
+    ]
+    facts = by_hand(facts, "shop-db-4", "drained")
+    plan = plan_tiers(platform, facts, {"db": 5})
+    assert [step.key for step in plan.steps if step.target == "shop-db-4"] == [
+        "admit shop-db-4", "await-up shop-db-4", "serve shop-db-4",
+    ]  # fmt: skip
+    facts, _ = follow(platform, facts, lambda f: plan_tiers(platform, f, {"db": 5}), random.Random(1))
+    assert len(members(facts)) == 5
 
 
 def test_a_member_that_is_silent_but_says_itself_that_it_is_one_is_waited_for_and_not_joined_anew() -> None:
