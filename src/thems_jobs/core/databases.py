@@ -284,17 +284,22 @@ def _allowed(
 
     The proxies leave the donor alone, or if there is none now, who has just been it: of the others nobody is down.
     One that is to be drained may be so on some of the proxies already, and one that is to be taken out of their lists
-    may still be there.
+    may still be there. One that has all data and is about to serve may be a writer already: that gives all one order.
     """
     copied = facts.databases.copied if facts.databases else ()
     allow = {(reference, name) for reference in WHILE_COPIED for name in copied}
     going = {step.target for step in steps if step.action in (Action.WITHDRAW, Action.RETIRE)}
-    allow |= {("proxies-disagree", name) for name in going}
+    coming = {s.target for s in steps if s.action is Action.SERVE and _arrived(facts, s.target)}
+    allow |= {("proxies-disagree", name) for name in going | coming}
     if _one_joins(facts, settings):
         giving = {name for name, seen in members.items() if isinstance(seen, Member) and seen.state == galera.DONOR}
         allow |= {(reference, name) for reference in SLOWER for name in members}
         allow |= {(galera.APART, name) for name in giving or members}
     return allow
+
+
+def _arrived(facts: Facts, name: str) -> bool:
+    return facts.databases is not None and name in facts.databases.arriving and joined(facts, name)
 
 
 def _one_joins(facts: Facts, settings: DatabaseCluster) -> bool:

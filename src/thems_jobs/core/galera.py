@@ -266,7 +266,9 @@ def _on(value: bool | None) -> str:
 def _proxies(cluster: Cluster, allow: Allowed) -> Iterator[Condition]:
     """Every proxy sends the writes to one and the same member, and has all members in reserve."""
     answering = [proxy for proxy in cluster.proxies.values() if isinstance(proxy, Proxy)]
-    excused = {name for reference, name in allow if reference == "proxies-disagree"} | {*cluster.moving}
+    allowed = {name for reference, name in allow if reference == "proxies-disagree"}
+    excused = allowed | {*cluster.moving}
+    able = {*cluster.members} | (allowed & {*cluster.moving})  # on their way in or out, with all data: they are up
     apart = {name for reference, name in allow if reference == APART}
     writers = sorted({proxy.writer for proxy in answering if proxy.writer} - excused)
     wanted = [name for name in cluster.members if name not in excused]
@@ -281,7 +283,7 @@ def _proxies(cluster: Cluster, allow: Allowed) -> Iterator[Condition]:
         aside = [member for member in wanted if member in apart and seen[member] == "down"]
         wrong = [f"{member} {seen[member]}" for member in wanted if seen[member] != "up" and member not in aside]
         wrong += [f"{member} is no member" for member in proxy.backends if member not in {*cluster.members, *excused}]
-        if proxy.writer not in cluster.members and (proxy.writer or not none_able):
+        if proxy.writer not in able and (proxy.writer or not none_able):
             wrong.append(f"writer {proxy.writer} is no member" if proxy.writer else "no writer")
         elif len(writers) > 1 and proxy.writer in writers:
             wrong.append(f"writer {proxy.writer}, elsewhere {', '.join({*writers} - {proxy.writer})}")

@@ -8,9 +8,6 @@ from clusters import PERCONA
 from test_databases import facts_with_databases, follow, members, platform_with_databases, refusals, without
 
 from thems_jobs.core.databases import NEW, regrouped
-
-
-from thems_jobs.core.databases import regrouped
 from thems_jobs.core.facts import Backend, Facts, Member, Phase, Proxy, Standing, Unknown, number_of
 from thems_jobs.core.fleet import plan_tiers
 from thems_jobs.core.galera import DONOR
@@ -184,6 +181,18 @@ def test_one_that_was_drained_by_hand_before_it_serves_is_admitted_anew() -> Non
     ]  # fmt: skip
     facts, _ = follow(platform, facts, lambda f: plan_tiers(platform, f, {"db": 5}), random.Random(1))
     assert len(members(facts)) == 5
+
+
+@pytest.mark.parametrize("replaced", [frozenset[str](), frozenset({"shop-db-1"})])
+def test_one_that_a_hand_has_made_a_writer_before_it_serves_is_no_obstacle_to_that(replaced: frozenset[str]) -> None:
+    platform = platform_with_databases()
+    facts = arrived(facts_with_databases(platform))
+    first, second = proxies_of(facts)
+    facts = with_proxies(facts, first, replace(second, writer="shop-db-4"))
+    target = {"db": 3 if replaced else 5}
+    plan = plan_tiers(platform, facts, target, replaced)
+    assert not plan.refusals
+    assert "serve shop-db-4" in {step.key for step in heads(plan, frozenset())}
 
 
 def test_a_member_that_is_silent_but_says_itself_that_it_is_one_is_waited_for_and_not_joined_anew() -> None:
