@@ -168,11 +168,12 @@ def _plan_tier(
     named = frozenset({RESERVE_KEY})  # before a name becomes free, the new machines have theirs
     up_first = named | {s.key for s in steps if s.action in (Action.SERVE, Action.RESTORE)}
     for machine in leaving:
-        relied_on = machine.phase in (Phase.SERVING, Phase.DRAINING)
+        member = databases.joined(facts, machine.name)  # also one that does not serve yet counts in its cluster
+        relied_on = member or machine.phase in (Phase.SERVING, Phase.DRAINING)
         if given_up := _given_up(machine):
             refusals.append(given_up)
         elif todo := steps_to_remove(platform, facts, machine, up_first if relied_on else named):
-            steps += [] if hopeless and machine.phase is Phase.SERVING else todo
+            steps += [] if hopeless and relied_on and machine.phase is not Phase.DRAINING else todo
             why = "to be replaced" if machine.name in replaced else f"{len(staying)} stay"
             changes.append(Change("remove", machine.name, machine.node, why))
     if any(serves(machine) for machine in leaving):

@@ -176,7 +176,7 @@ def without(platform: Platform, facts: Facts, name: str, change: Callable[[Machi
     cluster = facts.databases
     assert cluster is not None
     facts = replace(facts, machines={**facts.machines, name: change(facts.machines[name])})
-    answers = {other: answer for other, answer in cluster.members.items() if other != name}
+    answers = {other: answer for other, answer in {**cluster.members, **cluster.arriving}.items() if other != name}
     fronts = {
         key: replace(proxy, backends={**proxy.backends, name: replace(proxy.backends[name], status="down")})
         for key, proxy in cluster.proxies.items()

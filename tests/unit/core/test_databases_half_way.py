@@ -11,6 +11,7 @@ from thems_jobs.core.databases import NEW, regrouped
 from thems_jobs.core.facts import Backend, Facts, Member, Phase, Proxy, Standing, Unknown, number_of
 from thems_jobs.core.fleet import plan_tiers
 from thems_jobs.core.galera import DONOR
+from thems_jobs.core.machine import ATTEMPTS
 from thems_jobs.core.model_databases import _in_one_view, _synced
 from thems_jobs.core.plan import heads
 
@@ -193,6 +194,21 @@ def test_one_that_a_hand_has_made_a_writer_before_it_serves_is_no_obstacle_to_th
     plan = plan_tiers(platform, facts, target, replaced)
     assert not plan.refusals
     assert "serve shop-db-4" in {step.key for step in heads(plan, frozenset())}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_too_many_that_has_all_data_stays_until_the_others_are_back(seed: int) -> None:
+    """Two of three members are no cluster that may lose another one."""
+    platform = platform_with_databases()
+    facts = arrived(facts_with_databases(platform))
+    facts = without(platform, facts, "shop-db-2", lambda m: replace(m, running=False, ssh_open=False))
+    assert members(facts) == {"shop-db-1", "shop-db-3", "shop-db-4"}
+    lost = replace(facts.machines["shop-db-2"], power="start failed", power_attempt=ATTEMPTS)
+    given_up = replace(facts, machines={**facts.machines, "shop-db-2": lost})
+    assert not [step for step in plan_tiers(platform, given_up, {"db": 3}).steps if step.target == "shop-db-4"]
+    facts, done = follow(platform, facts, lambda f: plan_tiers(platform, f, {"db": 3}), random.Random(seed))
+    assert members(facts) == {"shop-db-1", "shop-db-2", "shop-db-3"}
+    assert done.index("serve shop-db-2") < done.index("withdraw shop-db-4") < done.index("leave shop-db-4")
 
 
 def test_a_member_that_is_silent_but_says_itself_that_it_is_one_is_waited_for_and_not_joined_anew() -> None:
