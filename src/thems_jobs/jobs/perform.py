@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from thems_jobs.clients.proxmox import VmConfig
 from thems_jobs.core.databases import behind_proxysql, is_database, is_proxy, settings_of
-from thems_jobs.core.facts import Facts, Machine, Phase, Stamp, Unknown
+from thems_jobs.core.facts import Facts, Machine, Phase, Proxy, Stamp, Unknown
 from thems_jobs.core.identity import choose_vmids, doubts, read_stamp, tags_of, tier_of, write_stamp
 from thems_jobs.core.job import Done
 from thems_jobs.core.machine import FULL_WEIGHT, answering, balanced
@@ -347,6 +347,19 @@ def _serve(platform: Platform, clients: Clients, facts: Facts, steps: Sequence[S
     return _each(facts, steps, lambda machine: _enter_phase(platform, clients, facts, machine, Phase.SERVING))
 
 
+def _restore(platform: Platform, clients: Clients, facts: Facts, steps: Sequence[Step]) -> dict[str, Done]:
+    """Give machines their full share back on every balancer or proxy that answers; where none does, say so by failing.
+
+    One that is silent keeps nobody waiting: it gets the table when it serves again, or its share when it answers again.
+    """
+    answers, cluster = answering(facts), facts.databases
+    proxies = {name: view for name, view in (cluster.proxies if cluster else {}).items() if isinstance(view, Proxy)}
+    facts = replace(facts, balancers=answers or facts.balancers)
+    if cluster and proxies:
+        facts = replace(facts, databases=replace(cluster, proxies=proxies))
+    return _serve(platform, clients, facts, steps)
+
+
 def _take_over_table(platform: Platform, clients: Clients, facts: Facts, balancer: Machine) -> None:
     port = platform.tiers[platform.balancing.web_tier].health.port
     weights = {Phase.SERVING: FULL_WEIGHT, Phase.DRAINING: 0}
@@ -414,7 +427,7 @@ _BATCHED: Mapping[Action, Callable[[Platform, Clients, Facts, Sequence[Step]], d
     Action.CONVERGE: _converge,
     Action.ADMIT: _admit,
     Action.SERVE: _serve,
-    Action.RESTORE: _serve,
+    Action.RESTORE: _restore,
     Action.WITHDRAW: _withdraw,
     Action.RETIRE: _retire,
 }
