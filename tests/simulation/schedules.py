@@ -170,7 +170,7 @@ class Schedule:
     dead_tokens: set[str] = field(default_factory=set)
     runs: int = 0
     last: Session | None = None  # of the latest run
-    calm_at: float = 0.0  # when what was to go wrong for a while is over
+    calm_at: float = 0.0  # when all that was to go wrong by itself has, and what was to for a while is over
 
     def __post_init__(self) -> None:
         self.clock = VirtualClock(self.chance)
@@ -359,25 +359,34 @@ def schedule_of(seed: int, trace: Callable[[str], None] = lambda _line: None) ->
         _break_something(schedule)
     outcome = _faulty_runs(schedule, wish)
     schedule.world.odds = Odds()
-    for _ in range(CLEAN_RUNS):
-        if outcome is not None and (outcome.exit is Exit.OK or (outcome.exit is Exit.REFUSED and schedule.obstacle())):
-            break
-        schedule.clock.pass_by(TIMEOUTS.lease_s + 1)
-        _follow_advice(schedule, outcome)
-        outcome = schedule.run(wish)
+    outcome = _clean_runs(schedule, wish, outcome)
     if outcome is None or outcome.exit is not Exit.OK:
         if not schedule.obstacle():
             raise Broken(f"not converged after {CLEAN_RUNS} runs without faults: {_why(outcome)}")
         return schedule
     # What a dead or halted run had begun has ended by then, and all that disturbs for a while.
+    calm = schedule.calm_at <= schedule.clock.now()
     schedule.clock.pass_by(max(120.0, schedule.calm_at - schedule.clock.now()))
     outcome = schedule.run(wish)
+    if not calm:
+        outcome = _clean_runs(schedule, wish, outcome)
     if outcome is None or outcome.exit is not Exit.OK:
         if schedule.obstacle():
             return schedule
         raise Broken(f"converged, but the next run ends otherwise: {_why(outcome)}")
     schedule.assert_converged(wish)
     return _provision_after(schedule)
+
+
+def _clean_runs(schedule: Schedule, wish: Wish, outcome: Outcome | None) -> Outcome | None:
+    """Given how the latest run ended, run without faults until one ends well; return how the last one ended."""
+    for _ in range(CLEAN_RUNS):
+        if outcome is not None and (outcome.exit is Exit.OK or (outcome.exit is Exit.REFUSED and schedule.obstacle())):
+            break
+        schedule.clock.pass_by(TIMEOUTS.lease_s + 1)
+        _follow_advice(schedule, outcome)
+        outcome = schedule.run(wish)
+    return outcome
 
 
 def _provision_after(schedule: Schedule) -> Schedule:
@@ -499,7 +508,9 @@ def _break_something(schedule: Schedule) -> None:
         world.changed()
         schedule.trace(f"{world.now():.1f} {victim.name} dies, offline: {world.offline}")
 
-    schedule.clock.later(chance.uniform(0, 200), die)
+    seconds = chance.uniform(0, 200)
+    schedule.calm_at = max(schedule.calm_at, schedule.clock.now() + seconds)
+    schedule.clock.later(seconds, die)
 
 
 def _faulty_runs(schedule: Schedule, wish: Wish) -> Outcome | None:

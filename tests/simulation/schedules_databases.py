@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from world import Odds, Vm, World
 
-from thems_jobs.core.identity import tier_of
+from thems_jobs.core.identity import address_of, machine_name, tier_of
 from thems_jobs.core.platform import (
     Application,
     BackupFolder,
@@ -81,7 +81,7 @@ def keeps_majority(world: World, lost: list[Vm]) -> bool:
 
 def disturb(world: World, chance: random.Random, trace: Callable[[str], None]) -> float:
     """Let something that does not kill go wrong for a while, at some moment; return when it is over."""
-    what = chance.choice((_silence, _empty_a_place, _reorder, _lead_astray, _slow_down))
+    what = chance.choice((_silence, _empty_a_place, _bring_back_a_place, _reorder, _lead_astray, _slow_down))
     seconds, lasts_s = chance.uniform(0, 200), chance.uniform(2, 300)
 
     def begin() -> None:
@@ -113,6 +113,16 @@ def _empty_a_place(world: World, chance: random.Random, _until: float) -> str:
         return f"{proxy.name} drains {name}, by hand"
     del proxy.table[name]
     return f"{proxy.name} forgets {name}, by hand"
+
+
+def _bring_back_a_place(world: World, chance: random.Random, _until: float) -> str:
+    """Somebody gives one proxy an old copy of its list, in which is a machine that is gone."""
+    proxies = machines(world, "proxy")
+    if not proxies:
+        return ""
+    proxy, name = chance.choice(proxies), machine_name(world.platform, "db", 10)
+    proxy.table = {name: (f"{address_of(world.platform, name)}:3306", 100), **proxy.table}
+    return f"{proxy.name} lists {name}, by hand"
 
 
 def _reorder(world: World, chance: random.Random, _until: float) -> str:

@@ -16,7 +16,7 @@ from thems_jobs.errors import EffectFailed, Transient, Unreachable
 
 T = TypeVar("T")
 RECORD_ATTEMPTS = 5
-CALLS_LIMIT = 5000  # a run that asks for more goes round in circles
+CALLS_LIMIT = 20000  # a run that asks for more goes round in circles
 
 
 @dataclass
