@@ -169,6 +169,13 @@ def test_what_a_cluster_lacks_is_named_with_what_to_do(site: Site) -> None:
     assert wrong["storage shared"].measured == "not active on pve7"
 
 
+def test_a_machine_that_the_platform_file_has_no_place_for_is_a_stranger(site: Site) -> None:
+    """Its tier has fewer addresses than it had when the machine was made."""
+    machine = {"name": "shop-web-21", "pool": site.platform.proxmox.pool, "memory": 16, "tags": "thems;tier-web"}
+    assert site.lab.ended(site.lab.root.nodes("pve1").qemu.post(vmid=1120, **machine)) == "OK"
+    eventually(lambda: "1120 (shop-web-21" in site.wrong()["strangers"].measured, "the machine is found", 5)
+
+
 def test_an_endpoint_that_is_down_is_found_though_another_answers(site: Site) -> None:
     endpoints = ("https://127.0.0.1:1", *site.platform.proxmox.endpoints)
     site = replace(site, platform=replace(site.platform, proxmox=replace(site.platform.proxmox, endpoints=endpoints)))

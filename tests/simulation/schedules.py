@@ -471,6 +471,7 @@ def _add_stranger(schedule: Schedule) -> None:
         (
             Vm(1110, "postgres", node, "other"),
             Vm(5000, "shop-web-4", node, "other"),
+            Vm(1112, "shop-web-3", node, "shop", kind="lxc"),
             Vm(5001, "postgres", node, "other", tags=("thems", "tier-web")),
             Vm(1111, "shop-web-1", node, "shop", write_stamp(copied), tags_of(copied)),
             Vm(5002, "Copy-of-VM-shop-web-1", node, "shop", write_stamp(copied), tags_of(copied)),

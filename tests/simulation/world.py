@@ -53,6 +53,7 @@ class Vm:
     version: int = 0
     created_at: float = 0.0
     running: bool = False
+    kind: str = "qemu"  # or lxc
     changed_at: float = 0.0  # when `running` changed last
     ready_at: float = float("inf")  # when SSH and guest agent answer, once it runs
     converged: str = ""  # the role it was configured for
@@ -229,11 +230,11 @@ class Cluster:
         status = "running" if vm.running != late else "stopped"
         name = "" if self.world.now() - vm.created_at < LAG_S / 2 else vm.name
         return VmRow(vm.vmid, name, vm.node, vm.pool, vm.tags, vm.template, status, vm.lock,
-                     int(vm.options.get("memory", 512)), int(vm.options.get("cores", 1)), "qemu")  # fmt: skip
+                     int(vm.options.get("memory", 512)), int(vm.options.get("cores", 1)), vm.kind)  # fmt: skip
 
     def config(self, node: str, vmid: int) -> VmConfig | None:
         vm = self.world.vms.get(vmid)
-        if vm is None or vm.node != node:
+        if vm is None or vm.node != node or vm.kind != "qemu":
             return None
         if node in self.world.offline:
             raise Unreachable("Proxmox API", f"no route to {node}.")

@@ -31,6 +31,12 @@ def address_of(platform: Platform, name: str) -> str:
     return addresses_of(platform.tiers[tier].network)[number_of(name) - 1]
 
 
+def has_place(platform: Platform, name: str) -> bool:
+    """True if the platform file has a place for a machine of this name: its tier, and an address of it."""
+    tier = tier_of(platform, name)
+    return tier is not None and number_of(name) <= len(addresses_of(platform.tiers[tier].network))
+
+
 def free_names(
     platform: Platform, tier: str, facts: Facts, count: int, besides: frozenset[str] = frozenset()
 ) -> list[str]:
@@ -96,7 +102,9 @@ def doubts(platform: Platform, vmid: int, name: str, pool: str, stamp: Stamp | N
         return f"its stamp says platform {stamp.platform!r}"
     if (stamp.vmid, stamp.machine) != (vmid, name):
         return f"its stamp is that of {stamp.machine} ({stamp.vmid})"
-    return ""
+    if not has_place(platform, name):
+        return "the platform file has no place for it: no such tier, or too few addresses"
+    return "" if tier_of(platform, name) == stamp.tier else f"its stamp says tier {stamp.tier!r}"
 
 
 def resembles(platform: Platform, vmid: int, name: str, pool: str, tags: Iterable[str]) -> bool:

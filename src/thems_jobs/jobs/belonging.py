@@ -5,12 +5,13 @@ from dataclasses import replace
 
 from thems_jobs.clients.proxmox import Resources, VmConfig, VmRow
 from thems_jobs.core.facts import Machine, Phase, Stranger, Unknown
-from thems_jobs.core.identity import address_of, doubts, read_stamp, resembles, tags_of, tier_of
+from thems_jobs.core.identity import address_of, doubts, has_place, read_stamp, resembles, tags_of, tier_of
 from thems_jobs.core.image import is_image
 from thems_jobs.core.platform import Platform
 from thems_jobs.core.record import Record
 
 CLONE_LOST = "its task is gone, its lock stays"
+CONTAINER = "it is a container"  # ours are all VMs, so it is not asked who made it
 
 
 def rows_of_interest(
@@ -37,32 +38,45 @@ def rows_of_interest(
 def sort_out(
     platform: Platform, record: Record | Unknown, configs: Mapping[VmRow, VmConfig | None]
 ) -> tuple[dict[str, Machine], list[Stranger], list[Stranger]]:
-    """Given the VMs of interest, return our machines, and the strangers and remains of lost clones among them."""
-    intents = {} if isinstance(record, Unknown) else dict(record.intents)
+    """Given the VMs of interest, return our machines, and the strangers and remains of lost clones among them.
+
+    An intent for a name that the platform file has no place for any more says nothing.
+    """
+    intents = {} if isinstance(record, Unknown) else record.intents
+    intents = {name: intent for name, intent in intents.items() if has_place(platform, name)}
     names = {intent.vmid: name for name, intent in intents.items()}
     found, strangers, remains = list[Machine](), list[Stranger](), list[Stranger]()
+
+    def turn_away(row: VmRow, name: str, why: str) -> None:
+        if row.vmid in names:
+            taken = f"VM {row.vmid} was taken: {why}"
+            found.append(replace(reserved(platform, names[row.vmid], row.vmid), clone=taken))
+        else:
+            strangers.append(Stranger(row.vmid, name, row.pool, why))
+
     for row, config in configs.items():
+        if row.kind != "qemu":
+            turn_away(row, row.name, CONTAINER)
+            continue
         if config is None:
             continue  # it went away between two questions
         if is_image(platform, row.vmid, row.pool, config.description):
             continue  # a template that is being built, or was until a moment ago
-        name = names.get(row.vmid, config.name)
         ours_but_for_pool = _joins_pool_next(platform, row, config)
         if row.vmid in names and (config.lock == "clone" or ours_but_for_pool):
+            name = names[row.vmid]
             found.append(replace(reserved(platform, name, row.vmid), exists=True, locked="clone", node=row.node))
             continue
         why = doubts(platform, row.vmid, config.name, row.pool, read_stamp(config.description))
         if not why:
             found.append(_ours(platform, row, config))
-        elif row.vmid in names:
-            found.append(replace(reserved(platform, name, row.vmid), clone=f"VM {row.vmid} was taken: {why}"))
-        elif config.lock == "clone" and ours_but_for_pool:
+        elif config.lock == "clone" and ours_but_for_pool and row.vmid not in names:
             remains.append(Stranger(row.vmid, config.name, row.pool, CLONE_LOST))
         else:
-            strangers.append(Stranger(row.vmid, config.name, row.pool, why))
+            turn_away(row, config.name, why)
     machines, seconds = one_of_each(platform, found)
     for name, intent in intents.items():
-        if name not in machines and tier_of(platform, name):
+        if name not in machines:
             machines[name] = reserved(platform, name, intent.vmid)
     return machines, [*strangers, *seconds], remains
 

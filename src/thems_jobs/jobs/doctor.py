@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from thems_jobs.clients.proxmox import Proxmox, Resources
+from thems_jobs.clients.proxmox import Proxmox, Resources, VmRow
 from thems_jobs.clients.ssh import Ssh
 from thems_jobs.core import role
-from thems_jobs.core.identity import address_of, resembles, tier_of
+from thems_jobs.core.identity import address_of, has_place, resembles
 from thems_jobs.core.platform import Platform, Tier, addresses_of
 from thems_jobs.errors import Refused, ThemsError
 
@@ -215,17 +215,22 @@ def _image(platform: Platform, tier: Tier, proxmox: Proxmox) -> Check:
 
 
 def _strangers(platform: Platform, resources: Resources) -> Check:
-    """Nobody else's VM may have an id of our ranges or a name like ours."""
-    pool = platform.proxmox.pool
+    """Nobody else's VM or container may have an id of our ranges or a name like ours, and ours must have a place."""
     foreign = [
         f"{vm.vmid} ({vm.name or 'no name'}, pool {vm.pool or 'none'})"
         for vm in resources.vms
-        if vm.pool != pool and resembles(platform, vm.vmid, vm.name, vm.pool, vm.tags)
+        if resembles(platform, vm.vmid, vm.name, vm.pool, vm.tags) and _foreign(platform, vm)
     ]
     return _check(
         "strangers", not foreign, ", ".join(foreign) or "none", "no foreign VM with an id or name of ours",
-        "Move or rename them, or change the ranges in the platform file.",
+        "Move or rename them, or change tiers and ranges in the platform file.",
     )  # fmt: skip
+
+
+def _foreign(platform: Platform, vm: VmRow) -> bool:
+    """True if a VM that looks like one of ours cannot be: in another pool, a container, or without a place."""
+    homeless = "thems" in vm.tags and vm.name != "" and not has_place(platform, vm.name)
+    return vm.pool != platform.proxmox.pool or vm.kind != "qemu" or homeless
 
 
 def _addresses(platform: Platform, base: Path, resources: Resources) -> Check:
@@ -233,7 +238,7 @@ def _addresses(platform: Platform, base: Path, resources: Resources) -> Check:
     ours = {
         address_of(platform, vm.name)
         for vm in resources.vms
-        if vm.pool == platform.proxmox.pool and tier_of(platform, vm.name)
+        if vm.pool == platform.proxmox.pool and has_place(platform, vm.name)
     }
     free = sorted({address for tier in platform.tiers.values() for address in addresses_of(tier.network)} - ours)
     ssh = Ssh(platform.ssh.user, base / platform.ssh.key_file, base)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from statistics import fmean
 
-from thems_jobs.clients.proxmox import Resources, Task, VmRow
+from thems_jobs.clients.proxmox import Resources, Task, VmConfig, VmRow
 from thems_jobs.core import databases
 from thems_jobs.core.databases import is_database, is_proxy
 from thems_jobs.core.facts import (
@@ -19,7 +19,7 @@ from thems_jobs.core.facts import (
     TemplateImage,
     Unknown,
 )
-from thems_jobs.core.identity import tags_of, tier_of
+from thems_jobs.core.identity import has_place, tags_of, tier_of
 from thems_jobs.core.job import Look
 from thems_jobs.core.machine import balanced
 from thems_jobs.core.plan import ASSUMED_S, Action
@@ -75,7 +75,7 @@ def _everything(platform: Platform, clients: Clients, before: Facts | None) -> F
     rows, cut_off = rows_of_interest(platform, resources, known)
     same = _unchanged(platform, before, rows) if before else {}
     rows = [row for row in rows if row.vmid not in same]
-    configs = dict(zip(rows, at_once(lambda row: proxmox.config(row.node, row.vmid), rows), strict=True))
+    configs = dict(zip(rows, at_once(lambda row: _config(clients, row), rows), strict=True))
     templates = _templates(platform, clients, resources, before)
     machines, strangers, remains = sort_out(platform, known, configs)
     machines, seconds = one_of_each(platform, [*same.values(), *machines.values()])
@@ -105,6 +105,11 @@ def _everything(platform: Platform, clients: Clients, before: Facts | None) -> F
         history=before.history if before else _history(proxmox.tasks()),
     )
     return _ask_balancers(platform, clients, look_at_databases(platform, clients, facts))
+
+
+def _config(clients: Clients, row: VmRow) -> VmConfig | None:
+    """Given a row, return the VM's configuration; None for a container, and for a VM that is gone."""
+    return clients.proxmox.config(row.node, row.vmid) if row.kind == "qemu" else None
 
 
 def _history(tasks: Iterable[Task]) -> dict[str, float]:
@@ -177,7 +182,7 @@ def _follow_record(platform: Platform, facts: Facts, record: Record | Unknown) -
     machines = dict(facts.machines)
     for name, intent in intents.items():
         known = machines.get(name)
-        if tier_of(platform, name) and (known is None or (not known.exists and known.vmid != intent.vmid)):
+        if has_place(platform, name) and (known is None or (not known.exists and known.vmid != intent.vmid)):
             attempt = known.clone_attempt + 1 if known else 1
             machines[name] = replace(reserved(platform, name, intent.vmid), clone_attempt=attempt)
     machines = {name: m for name, m in machines.items() if m.exists or m.task or name in intents}

@@ -103,6 +103,9 @@ def test_our_own_machine_raises_no_doubt() -> None:
         ({"pool": "lab"}, "it is in pool 'lab'"),
         ({"pool": ""}, "it is in no pool"),
         ({"stamp": replace(STAMP, platform="other")}, "its stamp says platform 'other'"),
+        ({"stamp": replace(STAMP, tier="lb")}, "its stamp says tier 'lb'"),
+        ({"name": "shop-db-3", "stamp": replace(STAMP, machine="shop-db-3")}, "the platform file has no place for it"),
+        ({"name": "shop-web-51", "stamp": replace(STAMP, machine="shop-web-51")}, "has no place for it"),
     ],
 )
 def test_copies_namesakes_and_strangers_are_not_ours(changes: dict[str, Any], reason: str) -> None:
