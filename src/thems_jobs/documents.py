@@ -53,8 +53,9 @@ def read_text(path: Path, what: str, limit: int = SIZE_LIMIT) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)
-    except OSError as error:
-        raise wrong_file(path, [f"the {what} cannot be read ({error.strerror})."]) from error
+    except (OSError, ValueError) as error:  # ValueError: such a path there cannot be
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise wrong_file(path, [f"the {what} cannot be read ({reason})."]) from error
     if len(content) > limit:
         raise wrong_file(path, [f"the {what} is larger than {limit // 1024} KiB."])
     try:

@@ -37,7 +37,10 @@ def read_time(text: str) -> float:
         raise ValueError(f"found {text!r}, expected {TIME_WORDS}") from None
     if time.tzinfo is None:
         raise ValueError(f"found {text!r}, which has no zone, expected {TIME_WORDS}")
-    return time.astimezone(UTC).timestamp()
+    try:
+        return time.astimezone(UTC).timestamp()
+    except OverflowError:  # in UTC it is before the year 1, or after 9999
+        raise ValueError(f"found {text!r}, expected {TIME_WORDS}") from None
 
 
 def read_duration(text: str) -> float:
@@ -59,7 +62,7 @@ def read_events(path: Path) -> tuple[Event, ...]:
         sentences.append(document.where(Mistake(path_of(place), found, expected), place))
 
     for index, entry in enumerate(entries):
-        if not EVENT_NAME.match(entry.name):
+        if not EVENT_NAME.fullmatch(entry.name):
             wrong(index, "name", repr(entry.name), NAME_WORDS)
         if entry.name in names:
             wrong(index, "name", repr(entry.name), "a name that no other event has")

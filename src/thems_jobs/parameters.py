@@ -50,7 +50,7 @@ def read_scale(platform: Platform, asked: Asked, by: str, now: float) -> scale.P
         except UsageError as error:
             wrong += [f"{asked.calendar}: {sentence}" for sentence in error.mistakes]
     for option, name in (("event", asked.event), ("extend", asked.extend), ("end", asked.end)):
-        if name and not EVENT_NAME.match(name):
+        if name and not EVENT_NAME.fullmatch(name):
             wrong.append(f"--{option}: found {name!r}, expected {NAME_WORDS}.")
     if len(asked.reason) > REASON_LIMIT:
         wrong.append(f"--reason: found {len(asked.reason)} characters, expected at most {REASON_LIMIT}.")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from thems_jobs.core.platform import Database, DatabaseCluster, Mistake, Platform, mistakes
+from thems_jobs.core.platform import Database, DatabaseCluster, Mistake, Platform
+from thems_jobs.core.platform_rules import mistakes
 from thems_jobs.documents import Place, read_document, read_text, typed
 from thems_jobs.errors import UsageError
 

@@ -252,8 +252,9 @@ def test_a_token_file_without_a_secret_is_a_mistake(lab: Lab, content: str) -> N
 
 
 def test_a_token_file_that_is_missing_or_open_to_everybody_is_a_mistake(lab: Lab) -> None:
-    with pytest.raises(UsageError, match="No such file"):
-        Proxmox(replace(settings(lab), token_file="nowhere"), "shop", lab.directory, 5)
+    for name, why in (("nowhere", "No such file"), ("a\0b", "embedded null byte")):
+        with pytest.raises(UsageError, match=why):
+            Proxmox(replace(settings(lab), token_file=name), "shop", lab.directory, 5)
     (lab.directory / "token").chmod(0o644)
     with pytest.raises(UsageError, match="every user"):
         Proxmox(settings(lab), "shop", lab.directory, 5)
@@ -262,7 +263,7 @@ def test_a_token_file_that_is_missing_or_open_to_everybody_is_a_mistake(lab: Lab
 def test_a_ca_file_that_is_none_is_a_mistake(lab: Lab) -> None:
     (lab.directory / "token").chmod(0o600)
     (lab.directory / "no-ca").write_text("nothing")
-    for name in ("no-ca", "nowhere"):
+    for name in ("no-ca", "nowhere", "a\0b"):
         with pytest.raises(UsageError, match="no CA certificate"):
             Proxmox(replace(settings(lab), ca_file=name), "shop", lab.directory, 5)
 
@@ -291,6 +292,8 @@ def test_no_endpoint_at_all_is_unreachable(lab: Lab) -> None:
             proxmox.resources()
     with pytest.raises(Unreachable):
         connect(lab, "https://127.0.0.1:1").start("pve1", 100)
+    with pytest.raises(Unreachable, match="cannot be asked"):  # no name that can be looked up
+        connect(lab, "https://pve..x").resources()
 
 
 def test_a_certificate_that_expired_is_named(lab: Lab, certificates: Path, tmp_path: Path) -> None:

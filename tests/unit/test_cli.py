@@ -85,6 +85,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         (["scale", "--tier", "web=4", "--tier", "web=5", "--until", LATER], r"found web twice"),
         (["scale", "--tier", "web=6", "--until", "2020-01-01T00:00Z"], r"--until 2020-01-01 00:00 UTC is in the past"),
         (["scale", "--tier", "web=6", "--until", "2036-01-01T00:00"], r"has no zone"),
+        (["scale", "--tier", "web=6", "--until", "9999-12-31T23:59-12:00"], r"found '9999.*expected a time with its"),
         (
             ["scale", "--tier", "web=6", "--until", "tonight"],
             r"--until: found 'tonight', expected a time with its zone",

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from thems_jobs import resources
-from thems_jobs.core.platform import Platform, mistakes
+from thems_jobs.core.platform import Platform
+from thems_jobs.core.platform_rules import mistakes
 from thems_jobs.errors import UsageError
 from thems_jobs.events_file import read_events, read_time
 from thems_jobs.platform_file import check_files, read_platform
@@ -83,6 +84,56 @@ def test_paths_are_relative_to_the_file_and_bound_secrets_win(tmp_path: Path) ->
         (changed("pool: shop", "pool: shop\n  pool: stock"), r"proxmox\.pool: found twice, expected once"),
         (changed("vmids: 1100-1199", "vmids: 1010-1199"), r"nothing in common with tiers\.balancer\.vmids"),
         (changed("lease_s: 60", "lease_s: .nan"), r"timeouts\.lease_s: found nan"),
+        (changed("stop_s: 60", "stop_s: .inf"), r"timeouts\.stop_s: found inf, expected a number of seconds above 0"),
+        (changed("api_s: 15", "api_s: 1.0e+300"), r"timeouts\.api_s: found 1e\+300"),
+        (changed("clones_per_storage", "cpu_overcommit_ratio: .inf\n  clones_per_storage"), r"ratio: found inf"),
+        (
+            changed("gateway: 10.77.0.1", "gateway: nonsense"),
+            r"balancer\.network\.gateway: found 'nonsense', expected an",
+        ),
+        (changed("router_id: 77", "router_id: 77\n  port: 99999"), r"balancing\.port: found 99999, expected a port"),
+        (
+            changed("path: /healthz}", "path: /healthz, status: -5}"),
+            r"balancer\.health\.status: found -5, expected a st",
+        ),
+        (changed("path: /healthz}", 'path: "/a b"}'), r"balancer\.health\.path: found '/a b', expected a path"),
+        (changed("pool: shop", "pool: ''"), r"proxmox\.pool: found '', expected the name of a pool"),
+        (changed("bridge: vmbr0", "bridge: ''"), r"balancer\.network\.bridge: found '', expected the name of a bridge"),
+        (changed("storage: shared", "storage: ''"), r"balancer\.template\.storage: found '', expected the name of a"),
+        (changed("name: shop-web", "name: bad_name!"), r"web\.template\.name: found 'bad_name!', expected letters"),
+        (changed('"local:import/debian-12.qcow2"', "''"), r"balancer\.template\.image: found '', expected a volume"),
+        (changed("vmid: 9011", "vmid: 5"), r"web\.template\.vmid: found 5, expected a VMID from 100"),
+        (changed("vmid: 9011", "vmid: 9000"), r"web\.template\.vmid: found 9000, .*than proxmox\.record_vmid"),
+        (changed("vmid: 9011", "vmid: 1005"), r"balancer\.vmids: found .* in common with tiers\.web\.template\.vmid"),
+        (
+            changed("nodes: [pve1, pve2]", "nodes: [pve1, pve/2]"),
+            r"proxmox\.nodes\[1\]: found 'pve/2', expected the name",
+        ),
+        (changed("user: thems\n", "user: -oProxyCommand=true\n"), r"ssh\.user: found '-oProxy.*expected the name of a"),
+        (changed("thems@pve!jobs", "th\u20acms@pve!jobs"), r"proxmox\.token_id: found .* expected user@realm!token"),
+        (changed("name: shop\n", 'name: "shop\\n"\n'), r"name: found 'shop\\n', expected lower-case letters"),
+        *(
+            (changed(f"{key}: ", f'{key}: "a\\0b" #'), rf"{key}: found 'a\\x00b', expected text without control")
+            for key in ("token_file", "ca_file", "key_file", "netns")
+        ),
+        *(
+            (
+                changed("https://10.77.0.1:8006", f"https://{rest}"),
+                r"proxmox\.endpoints\[0\]: found 'https://.*pve1\.exam",
+            )
+            for rest in (
+                "",
+                "pve1:abc",
+                "pve1:99999",
+                "pve1:0",
+                "[::1",
+                "[::g]",
+                "pve..x",
+                "a b",
+                f"{'a' * 64}.x",
+                "a/b",
+            )
+        ),
         ("", "is empty"),
         ("{{", "line 1, this is not YAML"),
         ("[" * 5000, "nested too deeply"),
@@ -95,6 +146,12 @@ def test_paths_are_relative_to_the_file_and_bound_secrets_win(tmp_path: Path) ->
 )
 def test_a_mistake_is_one_sentence_with_path_found_and_expected(tmp_path: Path, text: str, sentence: str) -> None:
     assert any(re.search(sentence, mistake) for mistake in refused(tmp_path, text)), refused(tmp_path, text)
+
+
+@pytest.mark.parametrize("endpoint", ["pve1", "pve1.example.com", "192.0.2.1:443", "[2001:db8::1]", "[::1]:8006/"])
+def test_an_endpoint_is_a_name_or_an_address_with_or_without_a_port(tmp_path: Path, endpoint: str) -> None:
+    text = changed("https://10.77.0.1:8006", f"https://{endpoint}")
+    assert read_platform(written(tmp_path, text), {}).proxmox.endpoints == (f"https://{endpoint}",)
 
 
 def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
@@ -235,7 +292,7 @@ def test_a_yaml_bomb_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read_is_a_usage_error(tmp_path: Path) -> None:
-    for path in (tmp_path / "missing.yaml", tmp_path):
+    for path in (tmp_path / "missing.yaml", tmp_path, Path("a\0b")):
         with pytest.raises(UsageError, match="cannot be read"):
             read_platform(path, {})
     (tmp_path / "large.yaml").write_bytes(b"#" * 300_000)
@@ -279,6 +336,8 @@ def test_a_calendar_is_read_earliest_first_in_any_zone(tmp_path: Path) -> None:
         (("lead: 2h", "lead: soon"), r"\[0\]\.lead: found 'soon', expected minutes, hours or days"),
         (("name: gala", "name: 'ga la'"), r"\[0\]\.name: found 'ga la'"),
         (("{web: 8}", "{}"), r"\[0\]\.tiers: found no tier"),
+        (("2026-12-05T18:00+01:00", "0001-01-01T00:00+01:00"), r"\[0\]\.start: found '0001-01-01T00:00\+01:00', exp"),
+        (("2026-12-05T23:00+01:00", "9999-12-31T23:59-12:00"), r"\[0\]\.end: found '9999-12-31T23:59-12:00', exp"),
         (("{web: 8}", "{web: many}"), r"\[0\]\.tiers\.web: found 'many', expected a whole number"),
         (("lead: 2h", "leed: 2h"), r"\[0\]\.leed: found an unknown key.*did you mean lead"),
     ],

@@ -118,6 +118,8 @@ class Connection:
             raise self._translated(error, endpoint, path) from error
         except requests.exceptions.RequestException as error:
             raise _translated_failure(error, endpoint) from error
+        except ValueError as error:  # what stands in the platform file can be sent to nobody
+            raise _LostError(f"{endpoint} cannot be asked: {error}.") from error
         except (KeyError, TypeError, AttributeError) as error:  # JSON, but not as Proxmox writes it
             raise _LostError(f"{endpoint} answers, but not as Proxmox VE does.") from error
         if isinstance(answer, dict) and isinstance(answer.get("errors"), bytes):  # proxmoxer's way to say: no JSON
