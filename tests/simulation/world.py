@@ -103,6 +103,7 @@ class World:
         self.vms: dict[int, Vm] = {}
         self.tasks: dict[str, Task] = {}
         self.offline: set[str] = set()
+        self.memory_mib = dict.fromkeys(platform.proxmox.nodes, 65536)
         self.holder = 0  # the vmid of the balancer that has the VRRP address
         self.check: Callable[[], None] = lambda: None  # asked after every change
         self.before: Callable[[str, Vm], None] = lambda _what, _vm: None  # told what we are about to do to a machine
@@ -213,11 +214,13 @@ class Cluster:
     def resources(self) -> Resources:
         world = self.world
         vms = tuple(self._row(vm) for vm in world.vms.values())
-        counted = [vm for vm in world.vms.values() if not vm.template]
+        record = world.platform.proxmox.record_vmid
+        counted = [vm for vm in world.vms.values() if not vm.template and vm.vmid != record]
         nodes = {
             name: Node(
                 name, name not in world.offline, 32,
-                sum(int(vm.options.get("cores", 1)) for vm in counted if vm.node == name), 65536,
+                sum(int(vm.options.get("cores", 1)) for vm in counted if vm.node == name),
+                world.memory_mib[name],
                 sum(int(vm.options.get("memory", 512)) for vm in counted if vm.node == name),
             )
             for name in world.platform.proxmox.nodes

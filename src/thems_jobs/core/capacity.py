@@ -77,7 +77,7 @@ def rooms(
     """Given what this plan promised to each node already, return what is left on each of ours that a clone can go to.
 
     That is a node that is online and sees the template's storage; one that is not shared, only the template's node.
-    Machines to be replaced crowd no node: they will be gone.
+    What our machines there have, or will have, is taken. Those to be replaced crowd no node: they will be gone.
     """
     proxmox = platform.proxmox
     there = [m for m in facts.of_tier(tier_name) if m.exists or m.clone == "cloning"]
@@ -85,13 +85,19 @@ def rooms(
     home = facts.templates[tier_name].node if tier_name in facts.templates else ""
     name = platform.tiers[tier_name].template.storage
     seen = {s.node for s in facts.storages if s.name == name and s.active and (s.shared or s.node == home)}
+    memory_mib, cores = Counter[str](), Counter[str]()
+    for machine in facts.machines.values():
+        if (machine.exists and not machine.template) or machine.clone == "cloning":
+            memory_mib[machine.node] += machine.memory_mib or platform.tiers[machine.tier].memory_mib
+            cores[machine.node] += machine.cores or platform.tiers[machine.tier].cores
+    for node_name, tiers in promised.items():
+        memory_mib[node_name] += sum(tier.memory_mib for tier in tiers)
+        cores[node_name] += sum(tier.cores for tier in tiers)
     return [
         Room(
             node.name,
-            node.memory_mib - node.memory_used_mib - proxmox.memory_reserve_mib
-            - sum(tier.memory_mib for tier in promised.get(node.name, ())),
-            node.cores * proxmox.cpu_overcommit_ratio - node.cores_used
-            - sum(tier.cores for tier in promised.get(node.name, ())),
+            node.memory_mib - node.memory_used_mib - proxmox.memory_reserve_mib - memory_mib[node.name],
+            node.cores * proxmox.cpu_overcommit_ratio - node.cores_used - cores[node.name],
             crowd[node.name],
         )
         for node in facts.nodes.values()

@@ -79,6 +79,8 @@ class Machine:
     stamp: Stamp | None = None
     digest: str = ""  # of its configuration: every change of it is a compare-and-swap
     configured: bool = False  # size, cloud-init and tags are set
+    memory_mib: int = 0  # as it was configured; 0: it will be its tier's
+    cores: int = 0  # of the same
     locked: str = ""
     running: bool = False
     clone: str = ""
@@ -124,7 +126,10 @@ class Stranger:
 
 @dataclass(frozen=True)
 class Node:
-    """A Proxmox node and what is promised on it already (`…_used` sums every VM's declared size)."""
+    """A Proxmox node and what others are promised on it (`…_used` sums the declared sizes of all VMs but ours).
+
+    Ours are counted by what is known of each: a run makes some after the list was asked for.
+    """
 
     name: str
     online: bool

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from thems_jobs.clients.proxmox import Resources, VmConfig, VmRow
-from thems_jobs.core.facts import Machine, Phase, Stranger, Unknown
+from thems_jobs.core.facts import Machine, Node, Phase, Stranger, Unknown
 from thems_jobs.core.identity import address_of, doubts, has_place, read_stamp, resembles, tags_of, tier_of
 from thems_jobs.core.image import is_image
 from thems_jobs.core.platform import Platform
@@ -97,6 +97,17 @@ def one_of_each(platform: Platform, found: Iterable[Machine]) -> tuple[dict[str,
     return machines, seconds
 
 
+def nodes_besides(resources: Resources, machines: Iterable[Machine]) -> dict[str, Node]:
+    """Given our machines, return the nodes with what all others are promised there."""
+    ours = {m.vmid for m in machines if (m.exists and not m.template) or m.clone == "cloning"}
+    nodes = dict(resources.nodes)
+    for row in resources.vms:
+        if row.vmid in ours and not row.template and (node := nodes.get(row.node)):
+            memory_mib, cores = node.memory_used_mib - row.memory_mib, node.cores_used - row.cores
+            nodes[row.node] = replace(node, memory_used_mib=memory_mib, cores_used=cores)
+    return nodes
+
+
 def _joins_pool_next(platform: Platform, row: VmRow, config: VmConfig) -> bool:
     """True if a VM is ours but for its pool: Proxmox puts a clone there last, when it is unlocked already."""
     return not row.pool and not doubts(
@@ -113,6 +124,7 @@ def _ours(platform: Platform, row: VmRow, config: VmConfig) -> Machine:
     """Given a VM that proved to be ours, return it as a machine."""
     stamp = read_stamp(config.description)
     assert stamp is not None  # noqa: S101 - `doubts` found none, so there is a stamp
+    configured = set(tags_of(stamp)) <= set(config.tags)
     return Machine(
         name=config.name,
         tier=stamp.tier,
@@ -122,7 +134,9 @@ def _ours(platform: Platform, row: VmRow, config: VmConfig) -> Machine:
         node=row.node,
         stamp=stamp,
         digest=config.digest,
-        configured=set(tags_of(stamp)) <= set(config.tags),
+        configured=configured,
+        memory_mib=config.memory_mib if configured else 0,
+        cores=config.cores if configured else 0,
         locked=config.lock,
         running=row.status == "running",
         host_key=stamp.host_key,

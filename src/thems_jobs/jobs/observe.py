@@ -26,7 +26,7 @@ from thems_jobs.core.plan import ASSUMED_S, Action
 from thems_jobs.core.platform import Platform, addresses_of
 from thems_jobs.core.record import Record
 from thems_jobs.errors import Refused, ThemsError
-from thems_jobs.jobs.belonging import CLONE_LOST, one_of_each, reserved, rows_of_interest, sort_out
+from thems_jobs.jobs.belonging import CLONE_LOST, nodes_besides, one_of_each, reserved, rows_of_interest, sort_out
 from thems_jobs.jobs.clients import Clients
 from thems_jobs.jobs.databases import look_at_databases, quiet
 from thems_jobs.jobs.images import newest_template
@@ -95,7 +95,7 @@ def _everything(platform: Platform, clients: Clients, before: Facts | None) -> F
         strangers=tuple(strangers),
         cut_off=tuple(cut_off),
         remains=tuple(remains),
-        nodes=resources.nodes,
+        nodes=nodes_besides(resources, machines.values()),
         storages=resources.storages,
         templates=templates,
         taken_vmids=frozenset(row.vmid for row in resources.vms),

@@ -24,6 +24,7 @@ from thems_jobs.core.plan import Action, Plan, Step
 from thems_jobs.core.platform import Platform
 from thems_jobs.core.record import Record
 from thems_jobs.errors import EffectFailed, IdentityMismatch, Refused, ThemsError, Transient
+from thems_jobs.jobs.belonging import nodes_besides
 from thems_jobs.jobs.clients import Clients
 from thems_jobs.jobs.images import TAG, find_images, newest_template, old_templates
 from thems_jobs.jobs.perform import converge_variables
@@ -118,7 +119,7 @@ def _everything(platform: Platform, parameters: Parameters, clients: Clients, be
         at=now,
         record=_record(clients),
         machines=machines,
-        nodes=resources.nodes,
+        nodes=nodes_besides(resources, machines.values()),
         storages=resources.storages,
         templates={tier: newest} if newest else {},
         taken_vmids=frozenset(row.vmid for row in resources.vms),

@@ -1,6 +1,7 @@
 """Targets, who leaves first, and where new machines find room."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -129,7 +130,25 @@ def test_strict_spread_puts_no_two_on_a_node() -> None:
 def test_room_is_what_nodes_have_less_what_is_promised_and_kept_for_proxmox() -> None:
     facts = sound_facts(PLATFORM, nodes={"pve1": Node("pve1", True, 8, 4, 10_000, 3_000)})
     (room,) = rooms(PLATFORM, facts, "web", {"pve1": [WEB]})
-    assert room == Room("pve1", 10_000 - 3_000 - 2_048 - 1_024, 8 * 4.0 - 4 - 2, 1)
+    there = 1_024 + 512  # a web machine and a balancer
+    assert room == Room("pve1", 10_000 - 3_000 - 2_048 - there - 1_024, 8 * 4.0 - 4 - (2 + 1) - 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "memory_mib", "cores"),
+    [
+        ({"memory_mib": 4_096, "cores": 6}, 4_096, 6),  # made when its tier was larger
+        ({"stamp": None, "configured": False, "locked": "clone"}, 1_024, 2),
+        ({"exists": False, "clone": "cloning"}, 1_024, 2),
+        ({"exists": False, "clone": "no space left on device"}, 0, 0),
+        ({"template": True}, 0, 0),
+    ],
+)
+def test_a_machine_takes_what_it_has_or_will_have(changes: dict[str, object], memory_mib: int, cores: int) -> None:
+    facts = sound_facts(PLATFORM, web=0, lb=0, nodes={"pve1": Node("pve1", True, 8, 0, 10_000, 0)})
+    (empty,) = rooms(PLATFORM, facts, "web", {})
+    (room,) = rooms(PLATFORM, replace(facts, machines={"shop-web-1": web(1, **changes)}), "web", {})
+    assert (empty.memory_mib - room.memory_mib, empty.cores - room.cores) == (memory_mib, cores)
 
 
 def test_no_room_is_seen_on_nodes_that_are_offline_foreign_or_without_the_storage() -> None:

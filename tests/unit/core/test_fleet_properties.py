@@ -98,6 +98,39 @@ def test_any_heads_lead_to_the_rest_of_the_plan_and_at_last_to_the_targets(
         assert not facts.known_record.intents
 
 
+def promised_mib(platform: Platform, facts: Facts) -> Counter[str]:
+    """What our machines on each node have, or will have."""
+    taken = Counter[str]()
+    for machine in facts.machines.values():
+        if machine.exists or machine.clone == "cloning":
+            taken[machine.node] += platform.tiers[machine.tier].memory_mib
+    return taken
+
+
+@CASES
+@given(worlds(sound=True), st.data())
+def test_no_node_gets_more_machines_over_a_whole_run_than_it_has_room_for(
+    world: tuple[Platform, Facts], data: Any
+) -> None:
+    """Clones begin one wave after the other, and their nodes are chosen anew each time."""
+    platform, facts = world
+    room = {name: data.draw(st.integers(0, 8)) * 512 for name in facts.nodes}
+    most = {name: room[name] + promised_mib(platform, facts)[name] for name in facts.nodes}
+    nodes = {
+        n: replace(node, memory_mib=most[n] + platform.proxmox.memory_reserve_mib) for n, node in facts.nodes.items()
+    }
+    facts = replace(facts, nodes=nodes)
+    wanted, replaced = choose(platform, facts, data.draw)
+    plan = plan_tiers(platform, facts, wanted, replaced)
+    while open_plan(plan) and plan.steps:
+        ready = heads(plan, frozenset())
+        for step in data.draw(st.lists(st.sampled_from(ready), min_size=1, unique_by=lambda step: step.key)):
+            facts = model.after(platform, facts, plan, step)
+        taken = promised_mib(platform, facts)
+        assert all(taken[name] <= most[name] for name in most), (taken, most)
+        plan = plan_tiers(platform, facts, wanted, replaced)
+
+
 @CASES
 @given(worlds(), st.data())
 def test_a_closed_gate_leaves_only_what_gives_capacity_back(world: tuple[Platform, Facts], data: Any) -> None:

@@ -131,7 +131,8 @@ def test_balancers_that_are_all_down_are_brought_up_although_nobody_holds_the_ad
 
 
 def test_two_tiers_do_not_get_the_same_room() -> None:
-    room = {"pve1": Node("pve1", True, 64, 0, 2048 + 1024 + 512, 0)}
+    there = 2 * 1024 + 512
+    room = {"pve1": Node("pve1", True, 64, 0, 2048 + there + 1024 + 512, 0)}
     storages = (Storage("shared", "pve1", True, True, 1 << 20),)
     facts = sound_facts(PLATFORM, web=2, lb=1, nodes=room | {"pve2": Node("pve2", False)}, storages=storages)
     facts = replace(facts, machines={name: replace(m, node="pve1") for name, m in facts.machines.items()})

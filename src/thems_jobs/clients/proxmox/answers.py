@@ -48,6 +48,15 @@ class VmConfig:
     created_at: float
     options: dict[str, str]
 
+    @property
+    def memory_mib(self) -> int:
+        """Its memory, which Proxmox writes as a number or as current=NUMBER; 512 is Proxmox's own default."""
+        return int(self.options.get("memory", "512").removeprefix("current=").partition(",")[0])
+
+    @property
+    def cores(self) -> int:
+        return int(self.options.get("cores", "1")) * int(self.options.get("sockets", "1"))
+
 
 @dataclass(frozen=True)
 class Task:
