@@ -14,6 +14,7 @@ from thems_jobs.core.machine import (
     failed,
     front,
     is_dying,
+    relied_on,
     retries,
     steps_to_remove,
     steps_to_serve,
@@ -95,21 +96,23 @@ def _rank(platform: Platform, name: str) -> tuple[bool, bool]:
 
 def _coming(platform: Platform, facts: Facts, name: str, steps: Sequence[Step]) -> frozenset[str]:
     """Given the steps of balancers or proxies, return those after which every one that there is answers: what serves,
-    serves, and what does not answer and leaves is gone."""
+    serves, and what does not answer and leaves is gone; and one that leaves has no VRRP address any more."""
     views = databases.views(facts) if databases.is_proxy(platform, name) else facts.balancers
     silent = {name for name, view in views.items() if isinstance(view, Unknown)}
     return frozenset(
         step.key
         for step in steps
-        if step.action is Action.SERVE or (step.action is Action.AWAIT_DESTROY and step.target in silent)
+        if step.action is Action.SERVE
+        or (step.action is Action.AWAIT_DESTROY and step.target in silent)
+        or (step.action is Action.WITHDRAW and step.target in facts.holders and step.target not in views)
     )
 
 
 def _behind_front(
     platform: Platform, facts: Facts, name: str, steps: Sequence[Step], coming: Mapping[str, frozenset[str]]
 ) -> tuple[Step, ...]:
-    """Given a tier's steps, return them with those that change the tables of its balancers or proxies behind those
-    that are being made.
+    """Given a tier's steps, return them with those that change the tables of its balancers or proxies, or rest on what
+    these tell, behind those that are being made.
 
     Capacity is given back at once where one answers.
     """
@@ -117,8 +120,9 @@ def _behind_front(
     if not first:
         return tuple(steps)
     any_answers = any(isinstance(view, Balancer) for view in front(platform, facts, name).values())
-    tables = {Action.ADMIT, Action.SERVE, Action.WITHDRAW, Action.RETIRE} | (set() if any_answers else {Action.RESTORE})
-    return tuple(behind(step, first) if step.action in tables else step for step in steps)
+    later = {Action.ADMIT, Action.SERVE, Action.WITHDRAW, Action.RETIRE, Action.STOP}
+    later |= set() if any_answers else {Action.RESTORE}
+    return tuple(behind(step, first) if step.action in later else step for step in steps)
 
 
 def _database_first(platform: Platform, steps: Sequence[Step]) -> list[Step]:
@@ -168,12 +172,11 @@ def _plan_tier(
     named = frozenset({RESERVE_KEY})  # before a name becomes free, the new machines have theirs
     up_first = named | {s.key for s in steps if s.action in (Action.SERVE, Action.RESTORE)}
     for machine in leaving:
-        member = databases.joined(facts, machine.name)  # also one that does not serve yet counts in its cluster
-        relied_on = member or machine.phase in (Phase.SERVING, Phase.DRAINING)
+        counts = relied_on(facts, machine) or databases.joined(facts, machine.name)  # a member does before it serves
         if given_up := _given_up(machine):
             refusals.append(given_up)
-        elif todo := steps_to_remove(platform, facts, machine, up_first if relied_on else named):
-            steps += [] if hopeless and relied_on and machine.phase is not Phase.DRAINING else todo
+        elif todo := steps_to_remove(platform, facts, machine, up_first if counts else named):
+            steps += [] if hopeless and counts and machine.phase is not Phase.DRAINING else todo
             why = "to be replaced" if machine.name in replaced else f"{len(staying)} stay"
             changes.append(Change("remove", machine.name, machine.node, why))
     if any(serves(machine) for machine in leaving):

@@ -26,6 +26,7 @@ GATES: Mapping[str, tuple[str, frozenset[Action]]] = {
     "no-balancer": ("a balancer answers", _VISITORS | {Action.RESTORE}),
     "balancer-unreachable": ("every balancer answers", _VISITORS),
     "unknown-server": ("balancers know our machines alone", _VISITORS),
+    "balancers-disagree": ("the balancers agree", _VISITORS),
     "vrrp-holder": ("one balancer holds the address", _VISITORS),
     "database-connections": ("the PHP workers fit the database", _VISITORS),
     "node-capacity": ("the nodes have room", _MAKE),

@@ -5,13 +5,15 @@ from datetime import UTC, datetime
 
 from thems_jobs.core import databases
 from thems_jobs.core.capacity import serves, storage_left_mib
-from thems_jobs.core.facts import Balancer, Facts, Machine, Unknown
+from thems_jobs.core.facts import Balancer, Facts, Machine, Phase, Unknown
 from thems_jobs.core.identity import choose_vmids, tier_of
 from thems_jobs.core.plan import Action, Condition, Refusal, Step
 from thems_jobs.core.platform import Platform, Tier
 from thems_jobs.core.record import Lease
 
 DAY_S = 86400
+# So long after a machine or a balancer began to serve, balancers may not have checked it yet: they take some seconds.
+CHECKED_S = 15.0
 
 
 def closed(platform: Platform, facts: Facts, steps: Sequence[Step], checks: Sequence[Condition]) -> list[Refusal]:
@@ -33,6 +35,7 @@ def closed(platform: Platform, facts: Facts, steps: Sequence[Step], checks: Sequ
     refusals += databases.closed(platform, facts, databases.of_database(platform, steps), checks)
     if any(step.action is not Action.RESTORE for step in web):
         refusals += balancers(platform, facts, {step.target for step in touched})
+        refusals += agreement(platform, facts, {step.target for step in steps})
         refusals += database_connections(platform, facts, made)
     return refusals
 
@@ -153,10 +156,10 @@ def some_balancer(facts: Facts, coming: Collection[str]) -> list[Refusal]:
 
 
 def balancers(platform: Platform, facts: Facts, touched: Collection[str]) -> list[Refusal]:
-    """Every balancer answers, knows no stranger, and exactly one holds the VRRP address.
+    """Every balancer answers, knows no stranger, and exactly one that serves holds the VRRP address.
 
-    One that the same plan brings up or removes (`touched`) need not answer: the tables are changed only after that.
-    While none answers, nobody need hold the address either.
+    One that the same plan brings up or removes (`touched`) need not answer, and may hold the address: the tables are
+    changed only after that. While none answers, nobody need hold the address either.
     """
     refusals, some_answer = [], any(isinstance(view, Balancer) for view in facts.balancers.values())
     for name, view in facts.balancers.items():
@@ -186,6 +189,43 @@ def balancers(platform: Platform, facts: Facts, touched: Collection[str]) -> lis
                 "Look at keepalived on the balancers (journalctl -u keepalived) and at the network between them.",
             )
         )  # fmt: skip
+    return refusals + [
+        Refusal(
+            "vrrp-holder", platform.balancing.address, f"held by {name}, which does not serve",
+            "a holder that serves, so that its table is changed and its connections are waited for",
+            "Finish what was begun with the balancers: thems-jobs provision.",
+        )
+        for name in facts.holders
+        if name not in facts.balancers and name not in touched
+    ]  # fmt: skip
+
+
+def agreement(platform: Platform, facts: Facts, touched: Collection[str]) -> list[Refusal]:
+    """All balancers find the same machines well: else whoever has the address may have fewer than it seems.
+
+    What the plan has steps for (`touched`) is left out: other names, weights and addresses in one table than in
+    another are what it mends itself, and who leaves need not be well. So is who has only just begun to serve.
+    """
+    settled = {
+        machine.name
+        for machine in facts.machines.values()
+        if machine.stamp and machine.phase is Phase.SERVING and machine.name not in touched
+        and facts.at - machine.stamp.since >= CHECKED_S
+    }  # fmt: skip
+    views = {name: view for name, view in facts.balancers.items() if isinstance(view, Balancer) and name in settled}
+    refusals = []
+    for machine in facts.of_tier(platform.balancing.web_tier):
+        seen = {name: view.servers.get(machine.name) for name, view in views.items()}
+        down = [name for name, server in seen.items() if server is None or not server.up]
+        if machine.name in settled and 0 < len(down) < len(seen):
+            refusals.append(
+                Refusal(
+                    "balancers-disagree", machine.name,
+                    f"down for {' and '.join(down)}, up for {' and '.join(sorted(seen.keys() - set(down)))}",
+                    "all balancers find it up, or all find it down",
+                    "Look at the network between them; or replace who is wrong: thems-jobs provision --replace NAME.",
+                )
+            )  # fmt: skip
     return refusals
 
 

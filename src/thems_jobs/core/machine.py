@@ -34,16 +34,36 @@ def registrations(platform: Platform, facts: Facts, machine: Machine) -> list[Se
     return [view.servers.get(machine.name) for view in views if isinstance(view, Balancer)]
 
 
+def _is_it(platform: Platform, machine: Machine, server: Server | None) -> bool:
+    """True if what one balancer has under the machine's name is the machine: somebody's hand may leave another address.
+
+    The port is not compared: when the platform file gives another one, the machine must first be configured for it.
+    """
+    of_web = machine.tier == platform.balancing.web_tier
+    return server is not None and (not of_web or server.address.partition(":")[0] == machine.address)
+
+
+def registered(platform: Platform, facts: Facts, machine: Machine) -> bool:
+    """True if every balancer that answers has the machine in its table."""
+    seen = registrations(platform, facts, machine)
+    return bool(seen) and all(_is_it(platform, machine, server) for server in seen)
+
+
 def admitted(platform: Platform, facts: Facts, machine: Machine) -> bool:
     """True if every balancer that answers may send it visitors (a gate closes where one does not answer)."""
     seen = registrations(platform, facts, machine)
-    return bool(seen) and all(server is not None and server.weight > 0 for server in seen)
+    return registered(platform, facts, machine) and all(server is not None and server.weight > 0 for server in seen)
 
 
 def up(platform: Platform, facts: Facts, machine: Machine) -> bool:
     """True if every answering balancer's own check finds the machine well."""
     seen = registrations(platform, facts, machine)
-    return bool(seen) and all(server is not None and server.up for server in seen)
+    return registered(platform, facts, machine) and all(server is not None and server.up for server in seen)
+
+
+def relied_on(facts: Facts, machine: Machine) -> bool:
+    """True if visitors may be on the machine: it serves, or did, or has the address that they come to."""
+    return machine.phase in (Phase.SERVING, Phase.DRAINING) or machine.name in facts.holders
 
 
 def drained(facts: Facts, name: str) -> bool:
@@ -152,8 +172,8 @@ def _short_of_visitors(platform: Platform, facts: Facts, machine: Machine) -> bo
     seen = registrations(platform, facts, machine)
     if machine.phase is Phase.DRAINING:  # and not admitted anew, as one is that had left the tables already
         return any(server is not None and server.weight != platform.balancing.admit_weight for server in seen)
-    lacking = not seen or any(server is None or server.weight != FULL_WEIGHT for server in seen)
-    return machine.phase is Phase.SERVING and lacking
+    full = registered(platform, facts, machine) and all(server and server.weight == FULL_WEIGHT for server in seen)
+    return machine.phase is Phase.SERVING and not full
 
 
 def steps_to_remove(
@@ -190,9 +210,9 @@ def _steps_to_empty(platform: Platform, facts: Facts, machine: Machine, seen: li
     name, steps = machine.name, list[Step]()
     holders = (*facts.holders, *(facts.databases.holders if facts.databases else ()))
     leaves = machine.phase is Phase.DRAINING and name not in holders and all(s.weight == 0 for s in seen)
-    if (machine.phase in (Phase.SERVING, Phase.DRAINING) or seen) and not leaves:
+    if (relied_on(facts, machine) or seen) and not leaves:
         steps.append(_together(Action.WITHDRAW, name, machine.tier))
-    own = not balanced(platform, machine.tier) and machine.phase in (Phase.SERVING, Phase.DRAINING)
+    own = not balanced(platform, machine.tier) and relied_on(facts, machine)
     visited = bool(seen) or (own and machine.running and machine.ssh_open and machine.power != "stopping")
     if visited and (steps or not drained(facts, name)):
         steps.append(_wait(platform, Action.AWAIT_DRAIN, name))

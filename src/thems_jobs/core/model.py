@@ -39,7 +39,8 @@ def after(platform: Platform, facts: Facts, plan: Plan, step: Step) -> Facts:
     if step.action is Action.ADMIT:
         return _with_weight(platform, facts, step.target, platform.balancing.admit_weight)
     if step.action in (Action.SERVE, Action.RESTORE):
-        return _with_weight(platform, _joined(platform, facts, machine), step.target, FULL_WEIGHT)
+        facts = _with_weight(platform, _joined(platform, facts, machine), step.target, FULL_WEIGHT)
+        return _checked_alike(facts, machine) if step.action is Action.RESTORE else facts
     if step.action is Action.WITHDRAW:
         quiet = {name: since for name, since in facts.quiet_since.items() if name != step.target}
         return _left(platform, _with_weight(platform, replace(facts, quiet_since=quiet), step.target, 0), machine)
@@ -125,7 +126,9 @@ def _with_weight(platform: Platform, facts: Facts, name: str, weight: int | None
             old = view.servers.get(name)
             servers = {server: state for server, state in view.servers.items() if server != name}
             if weight or (weight == 0 and old):  # who is to get no visitors need not become known
-                servers[name] = Server(address_of(platform, name), weight, old.up if old else False, 0)
+                address = address_of(platform, name)
+                checked = old is not None and old.address == address and old.up
+                servers[name] = Server(address, weight, checked, 0)
             view = replace(view, servers=servers)
         views[balancer] = view
     return replace(facts, balancers=views)
@@ -138,6 +141,16 @@ def _up(facts: Facts, name: str) -> Facts:
             view = replace(view, servers={**view.servers, name: replace(view.servers[name], up=True)})
         views[balancer] = view
     return replace(facts, balancers=views)
+
+
+def _checked_alike(facts: Facts, machine: Machine) -> Facts:
+    """Given a machine that was put back into all tables, return the facts with it up for all who find it so.
+
+    One that is configured anew afterwards is waited for then.
+    """
+    views = [view for view in facts.balancers.values() if isinstance(view, Balancer) and machine.name in view.servers]
+    outdated = machine.converged != facts.roles.get(machine.tier, machine.converged)
+    return _up(facts, machine.name) if any(v.servers[machine.name].up for v in views) and not outdated else facts
 
 
 def _left(platform: Platform, facts: Facts, machine: Machine) -> Facts:

@@ -389,7 +389,10 @@ def _is_quiet(
     serving: Mapping[str, Balancer | Unknown],
     views: Mapping[str, Balancer | Unknown],
 ) -> bool:
-    """True if nobody has a connection to a leaving machine. A balancer that cannot say so says no."""
+    """True if nobody has a connection to a leaving machine. A balancer that cannot say so says no.
+
+    Beside those that serve, one counts that has the VRRP address, whatever its phase: visitors come to it.
+    """
     if is_database(platform, machine.tier):
         return quiet(facts, machine.name)
     if is_proxy(platform, machine.tier):  # sessions do not outlive the address on it
@@ -397,7 +400,8 @@ def _is_quiet(
     if not balanced(platform, machine.tier):
         view = views.get(machine.name)
         return isinstance(view, Balancer) and view.connections == 0 and not view.holds
-    seen: Iterable[Balancer | Unknown] = serving.values()
+    holding = [view for view in views.values() if isinstance(view, Balancer) and view.holds]
+    seen: Iterable[Balancer | Unknown] = [*serving.values(), *holding]
     return all(
         isinstance(view, Balancer) and (machine.name not in view.servers or view.servers[machine.name].connections == 0)
         for view in seen

@@ -96,11 +96,15 @@ def fleets(draw: DrawFn, platform: Platform) -> dict[str, Machine]:
 
 
 @st.composite
-def views(draw: DrawFn, platform: Platform, fleet: dict[str, Machine]) -> dict[str, Balancer | Unknown]:
-    """What the serving balancers answer; they may disagree, and know machines that are gone."""
+def views(draw: DrawFn, platform: Platform, fleet: dict[str, Machine], sound: bool) -> dict[str, Balancer | Unknown]:
+    """What the serving balancers answer; their tables may differ, and know machines that are gone.
+
+    Only `sound` ones find the same machines well.
+    """
     found: dict[str, Balancer | Unknown] = {}
     web = [m for m in fleet.values() if m.tier == "web" and m.exists and m.locked != "clone"]
     gone = [machine_name(platform, "web", 30 + n) for n in range(draw(st.integers(0, 1)))]
+    up = {name: draw(st.booleans()) for name in [m.name for m in web] + gone}
     for balancer in fleet.values():
         if balancer.tier != "lb" or balancer.phase is not Phase.SERVING:
             continue
@@ -110,7 +114,9 @@ def views(draw: DrawFn, platform: Platform, fleet: dict[str, Machine]) -> dict[s
         servers = {}
         for name in [m.name for m in web if draw(st.integers(0, 3))] + gone:
             weight = draw(st.sampled_from([0, 10, 100, 100, 100]))
-            servers[name] = Server(address_of(platform, name), weight, draw(st.booleans()), draw(st.integers(0, 2)))
+            address = draw(st.sampled_from([address_of(platform, name)] * 7 + ["10.9.9.9"]))
+            well = up[name] if sound else draw(st.booleans())
+            servers[name] = Server(address, weight, well, draw(st.integers(0, 2)))
         found[balancer.name] = Balancer(servers, "generation")
     return found
 
@@ -130,14 +136,15 @@ def worlds(draw: DrawFn, sound: bool = False) -> tuple[Platform, Facts]:
     """A platform and facts about it; `sound` ones have room and nothing foreign, so that no gate is closed by them."""
     platform = draw(platforms())
     fleet = draw(fleets(platform))
-    balancers = draw(views(platform, fleet))
+    balancers = draw(views(platform, fleet, sound))
     intents = {m.name: Intent(m.vmid, m.clone_attempt, AT) for m in fleet.values() if not m.stamp}
     intents |= {m.name: Intent(m.vmid, 1, AT) for m in fleet.values() if m.stamp and draw(st.integers(0, 5)) == 0}
     room = 1 << 20 if sound else draw(st.sampled_from([1024, 1 << 14, 1 << 20]))
     online = [True if sound else draw(st.integers(0, 7)) > 0 for _ in platform.proxmox.nodes]
     candidates = sorted(m.name for m in fleet.values() if m.tier == "lb" and m.reachable and not m.locked)
     answer = [name for name in candidates if isinstance(balancers.get(name), Balancer)]
-    holders = tuple(draw(st.permutations(answer or candidates))[:1]) if sound else tuple(candidates[:2])
+    serve_or_not = draw(st.sampled_from([answer, answer, candidates])) or candidates
+    holders = tuple(draw(st.permutations(serve_or_not))[:1]) if sound else tuple(candidates[:2])
     strangers = () if sound else draw(st.sampled_from([(), (), (Stranger(1150, "shop-web-3", "other", "not ours"),)]))
     nodes = dict(zip(platform.proxmox.nodes, online, strict=True))
     facts = Facts(
