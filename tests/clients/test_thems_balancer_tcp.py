@@ -8,6 +8,8 @@ import socket
 import socketserver
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -95,6 +97,14 @@ class Proxy(BalancerLab):
 
     def session(self) -> "Session":
         return Session(socket.create_connection(("127.0.0.1", self.port), timeout=5))
+
+    def tells_keepalived(self) -> int:
+        """Return the status with which the proxy says whether it has a writer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/writer", timeout=5) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
 
     def asked(self, count: int = 12) -> Counter[str]:
         """Return who takes new sessions."""
@@ -228,6 +238,26 @@ def test_without_anybody_well_nobody_is_asked(proxy: Proxy) -> None:
     proxy.members["db-3"].well = True
     eventually(lambda: proxy.show()["writer"] == "db-3", "no writer", within_s=10)
     assert proxy.asked() == {"db-3": 12}
+
+
+def test_keepalived_is_told_whether_there_is_a_writer(proxy: Proxy) -> None:
+    assert proxy.tells_keepalived() == 503  # its table is empty
+    proxy.serve(*NAMES)
+    assert proxy.tells_keepalived() == 200
+    for name in ("db-1", "db-2"):
+        proxy.members[name].well = False
+    eventually(lambda: proxy.show()["writer"] == "db-3", "no other writer", within_s=10)
+    assert proxy.tells_keepalived() == 200
+    proxy.give(*NAMES, drained=["db-3"])
+    assert (proxy.show()["writer"], proxy.tells_keepalived()) == ("", 503)
+    proxy.reload()
+    assert proxy.show()["order"] == list(NAMES)
+    proxy.members["db-2"].well = True
+    eventually(lambda: proxy.tells_keepalived() == 200, "a writer is there, but not for keepalived", within_s=10)
+    proxy.give("db-1")
+    eventually(lambda: proxy.tells_keepalived() == 503, "a writer that is gone is told of", within_s=10)
+    with urllib.request.urlopen(f"http://127.0.0.1:{proxy.health_port}/healthz", timeout=5) as answer:
+        assert answer.status == 200  # the proxy itself is well
 
 
 def test_a_new_machine_is_no_writer_before_its_check(proxy: Proxy) -> None:
