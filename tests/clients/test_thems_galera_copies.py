@@ -75,9 +75,12 @@ class Machine:
             (folder / "bin" / name).chmod(0o755)
         settings = {"name": "shop-db-3", "address": "10.77.3.13", "port": 3306, "unit": "mariadb", "bootstrap_unit": ""}
         programs = {"program": "mariadbd", "client": "mariadb", "backup": str(folder / "bin" / "mariadb-backup")}
-        (folder / "etc" / "galera.json").write_text(json.dumps(settings | programs))
+        tier = {"addresses": [f"10.77.3.{number}" for number in range(11, 17)]}
+        files = {name: str(folder / "etc" / name) for name in ("peers_file", "donors_file")}
+        (folder / "etc" / "galera.json").write_text(json.dumps(settings | programs | tier | files))
         text = resources.path("ansible", "roles", "database", "files", "thems-galera").read_text()
-        for path, other in (("/etc/mysql/thems", "etc"), ("/run/lock/thems-galera", "lock"), ("/var/lib/", "")):
+        places = {"/etc/mysql/thems": "etc", "/run/lock/thems-galera": "lock", "/run/mariadb-wsrep-new": "new"}
+        for path, other in (*places.items(), ("/var/lib/", "")):
             assert f'"{path}' in text
             text = text.replace(f'"{path}', f'"{folder / other}' + ("/" if not other else ""))
         (folder / "thems-galera").write_text(text.replace('shutil.chown(STATE, "mysql", "mysql")', "pass"))

@@ -14,7 +14,7 @@ from test_thems_galera_copies import Machine
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the program runs as root")
 
 GOLDEN = Path(__file__).parent / "golden"
-OTHERS = "gcomm://10.77.3.11,10.77.3.12"
+OTHERS = "gcomm://10.77.3.11,10.77.3.12,10.77.3.14,10.77.3.15,10.77.3.16"  # who is there, then the rest of the tier
 MEMBER = "[mysqld]\nwsrep_cluster_address = gcomm://10.77.3.11,10.77.3.12,10.77.3.14\n"
 # As the package of Percona XtraDB Cluster brings it for Debian: ready to be the first member of a new cluster.
 PACKAGE = """[client]
@@ -40,7 +40,7 @@ def machine(folder: Path, flavour: str) -> Machine:
     prefix = Path(role["peers_file"]).name.removesuffix("90-thems-peers.cnf")
     settings = json.loads((folder / "etc" / "galera.json").read_text())
     settings |= {"flavour": flavour, "program": str(folder / "bin" / "server"), "bootstrap_unit": "mysql@bootstrap"}
-    settings["peers_file"] = str(folder / "conf.d" / Path(role["peers_file"]).name)
+    settings |= {key: str(folder / "conf.d" / Path(role[key]).name) for key in ("peers_file", "donors_file")}
     (folder / "etc" / "galera.json").write_text(json.dumps(settings))
     (folder / "etc" / "accounts.sql").write_text("")
     for name, script in (("server", SERVER), ("systemctl", SYSTEMCTL)):
