@@ -54,6 +54,7 @@ class Galera:
     bytes_s: float = 1e6  # replicated and received
     stopped_ratio: float = 0.0  # of the time flow control stops the writers
     queue: int = 0
+    idle_s: int = 0  # since anybody asked anything on the sessions
     data_bytes: int = 48_873_472
     slow_s: float = 0.0  # each answer takes so long
     demands_tls: bool = True  # of the jobs' account, which is also the monitor's
@@ -142,8 +143,9 @@ class Galera:
     def _schema(self, text: str) -> Answer:
         if "PROCESSLIST" in text:
             user = re.search(r"WHERE USER = '(\w+)'", text)
-            rows: list[tuple[Any, ...]] = [(*row, None)[:6] for row in self.sessions if not user or row[1] == user[1]]
-            return rows, ["ID", "USER", "COMMAND", "STATE", "INFO", "DB"]
+            listed = [row for row in self.sessions if not user or row[1] == user[1]]
+            rows: list[tuple[Any, ...]] = [(*(*row, None)[:6], self.idle_s) for row in listed]
+            return rows, ["ID", "USER", "COMMAND", "STATE", "INFO", "DB", "TIME"]
         if "TABLESPACES" in text:
             if ("INNODB_SYS_TABLESPACES" in text) != (self.flavour == "mariadb"):
                 raise Refusal(1109, "Unknown table in information_schema")

@@ -63,6 +63,12 @@ def test_a_member_tells_all_of_itself(wires: Wires) -> None:
     assert seen.version.startswith("10.11")
 
 
+def test_sessions_that_nobody_uses_any_more_do_not_count(wires: Wires) -> None:
+    """A proxy that lost its power has left them; the member would count them for hours."""
+    assert look(wires, Galera(idle_s=50)).connections == 2
+    assert look(wires, Galera(idle_s=70)).connections == 1, "one is in the middle of a statement"
+
+
 def test_rates_are_of_the_window(wires: Wires) -> None:
     seen = look(wires, Galera(stopped_ratio=0.25, queue=40, bytes_s=5e6))
     assert seen.flow_control_ratio == pytest.approx(0.25, rel=0.2)

@@ -312,6 +312,9 @@ class DatabasesOfRun:
     def _member(self, name: str, address: str) -> Member:
         return self._session.read(lambda: self._programs.member(name, address))
 
+    def reject_queries(self, name: str, address: str, on: bool) -> None:
+        self._session.write(lambda: self._programs.reject_queries(name, address, on))
+
     def differences(self, source: tuple[str, str], copy: tuple[str, str]) -> tuple[str, ...]:
         return self._session.read(lambda: self._programs.differences(source[1], copy[1]))
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from thems_jobs.core.databases import NEW
 from thems_jobs.core.facts import Backend, Backup, Member, Proxy, Standing
 from thems_jobs.core.galera import DONOR, IN_SERVICE, SYNCED
+from thems_jobs.core.identity import tier_of
+from thems_jobs.core.platform import addresses_of
 from thems_jobs.errors import EffectFailed, Transient, Unreachable
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class Database:
     enabled: bool = False  # its machine starts it at boot
     peers: tuple[str, ...] = ()  # addresses that a start joins
     donors: tuple[str, ...] = ()  # who shall give it data
+    strict: bool = False  # none but these donors: of the start that was asked for
+    rejects: bool = False  # it takes no queries
     running: bool = False
     state: int = 0  # wsrep_local_state, 0 outside the cluster
     giver: int = 0  # vmid of the donor that it copies from
@@ -140,10 +144,11 @@ class Galera:
         if database.attempt != attempt or not database.running or vm not in self.members:
             return
         free = [other for other in self.members if other.database.state == SYNCED]
-        if not free:
+        chosen = [other for other in self.members if other.name in database.donors]
+        if not free or (database.strict and chosen and not any(other in free for other in chosen)):
             world.clock.later(2.0, lambda: self._copy(vm, attempt))
             return
-        giver = next((other for other in free if other.name in database.donors), free[0])
+        giver = next((other for other in free if other in chosen), free[0])
         giver.database.state, database.giver = DONOR, giver.vmid
         database.uuid, database.seqno = NEW, -1
         slow = world.luck(world.odds.copy_slow)
@@ -160,7 +165,7 @@ class Galera:
         if vm not in self.members or not self.there(vm):
             return
         vm.database.uuid, vm.database.seqno, vm.database.state = self.uuid, self.seqno, SYNCED
-        vm.database.giver, vm.database.asked = 0, False
+        vm.database.giver, vm.database.asked, vm.database.strict = 0, False, False
         self.world.changed()
 
     def _break_off(self, vm: Vm) -> None:
@@ -171,6 +176,7 @@ class Galera:
     def _stopped(self, vm: Vm) -> None:
         database = vm.database
         database.running, database.state, database.giver, database.asked = False, 0, 0, False
+        database.strict = database.rejects = False
         database.attempt += 1
 
     def stop(self, vm: Vm) -> None:
@@ -217,15 +223,23 @@ class Programs:
             raise Unreachable(name, "it does not answer on port 3306.")
         database, galera, now = vm.database, self.galera, self.world.now()
         inside = vm in galera.members and galera.primary
+        switches = {**IN_SERVICE, **({"wsrep_reject_queries": "ALL"} if database.rejects else {})}
         return Member(
             status="Primary" if inside else "non-Primary", uuid=database.uuid,
             view=galera.view + (7 if now < database.astray_until else 0), size=len(galera.members) if inside else 1,
             index=galera.members.index(vm) if inside else None, state=database.state, connected=inside,
-            ready=inside, switches=IN_SERVICE, receive_queue=QUEUE if now < database.lags_until else 0.0,
+            ready=inside, switches=switches, receive_queue=QUEUE if now < database.lags_until else 0.0,
             flow_control_ratio=0.0, busy=("a copy of the whole machine",) if database.state == DONOR else (),
             seqno=database.seqno, gcache_downto=1, gcache_bytes=1 << 27, write_bytes_s=1e4, data_bytes=1 << 20,
-            connections=0,
+            connections=sum(self.world.proxies.connections(proxy, name) for proxy in self.world.vms.values()),
         )  # fmt: skip
+
+    def reject_queries(self, name: str, address: str, on: bool) -> None:
+        vm = self.world.at(address)
+        if vm is None or not vm.database.running:
+            raise Unreachable(name, "it does not answer on port 3306.")
+        vm.database.rejects = on
+        self.world.changed()
 
     def differences(self, source: str, copy: str) -> tuple[str, ...]:
         seen = [self.member(address, address) for address in (source, copy)]
@@ -250,12 +264,13 @@ class Programs:
         vm = self._machine(name, address)
         if vm.database.running:
             return
-        peers = tuple(member for member in members if member != address)
+        peers = [member for member in members if member != address]
         if not peers:
             raise Transient(name, "there is no other member to join.")
         self.world.before("join", vm)
-        vm.database.enabled, vm.database.peers, vm.database.donors = True, peers, tuple(donors)
-        vm.database.asked = True
+        tier = self.world.platform.tiers[tier_of(self.world.platform, name) or ""]
+        vm.database.enabled, vm.database.peers = True, (*peers, *addresses_of(tier.network))
+        vm.database.asked, vm.database.strict, vm.database.donors = True, bool(donors), tuple(donors)
         self.galera.start(vm)
         self.world.changed()
 
@@ -320,7 +335,9 @@ class Proxies:
         """Given an address, return whether the machine's own check says that it may serve."""
         vm = self.world.at(to.partition(":")[0])
         galera = self.world.galera
-        return vm is not None and vm in galera.members and galera.primary and vm.database.state == SYNCED
+        if vm is None or vm not in galera.members or vm.database.rejects:
+            return False
+        return galera.primary and vm.database.state == SYNCED
 
     def connections(self, proxy: Vm, name: str) -> int:
         """Return how many sessions a proxy has on a machine: the holder's on its writer, and those not yet closed."""

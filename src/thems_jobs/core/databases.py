@@ -24,6 +24,7 @@ from thems_jobs.core.platform import DatabaseCluster, Platform
 
 NEW = "00000000-0000-0000-0000-000000000000"  # the uuid of a cluster that never was
 IN_USE = 100  # the weight of a database machine that a proxy may send writes to; 0 drains it
+TAKES_QUERIES = ("wsrep_reject_queries", "pxc_maint_mode")  # by flavour, what a member is taken out of service with
 BRINGS_BACK = (Action.JOIN, Action.BOOTSTRAP, Action.AWAIT_SYNC, Action.AWAIT_UP)
 OF_PROXIES = frozenset({"proxy-unreachable", "proxies-disagree", "vrrp-holder"})
 # What a member may be while it gives its data away, to one that joins or to a backup: slower, and set apart for it,
@@ -80,6 +81,47 @@ def silent(facts: Facts, name: str) -> bool:
     """True if a member has not answered, but its machine says that it is one: a gate waits for its answer."""
     standing = facts.standings.get(name)
     return told(facts, name) is None and isinstance(standing, Standing) and standing.running and standing.view != "none"
+
+
+def in_service(answer: Member | Unknown) -> bool:
+    """True if a database answers and takes queries."""
+    switched = {**galera.PERCONA_IN_SERVICE, **answer.switches} if isinstance(answer, Member) else {}
+    return bool(switched) and all(switched[key] == galera.PERCONA_IN_SERVICE[key] for key in TAKES_QUERIES)
+
+
+def needed(leaving: Member | Unknown, staying: Mapping[str, Member | Unknown]) -> str:
+    """Given what one that shall leave tells now, and the others, return why it cannot be stopped, "" if it can.
+
+    The others must be a majority of what is left, all in one view: who stops cleanly takes its vote with it.
+    """
+    for name, answer in sorted(staying.items()):
+        if isinstance(answer, Unknown):
+            return f"{name} does not answer: {answer.reason.rstrip('.')}"
+        if answer.status != "Primary":
+            return f"{name} is {answer.status or 'not known to be Primary'}"
+    seen = {(answer.uuid, answer.view, answer.size) for answer in staying.values() if isinstance(answer, Member)}
+    if len(seen) > 1:
+        return f"{', '.join(sorted(staying))} are not all in one view"
+    if not staying:
+        last = isinstance(leaving, Member) and leaving.status == "Primary"
+        return "no other member is there" if last else ""
+    left = size_without(leaving, staying)
+    if 2 * len(staying) <= left:
+        return f"only {len(staying)} of the {left} others can be asked"
+    if isinstance(leaving, Member) and leaving.connections:
+        return f"the shop is connected to it ({leaving.connections})"
+    return ""
+
+
+def size_without(leaving: Member | Unknown, staying: Mapping[str, Member | Unknown]) -> int:
+    """Given what they tell before, return how many members there are when one has left that may be one of them."""
+    others = [answer for answer in staying.values() if isinstance(answer, Member)]
+    size = max((answer.size or 0 for answer in others), default=0)
+    if isinstance(leaving, Member):
+        inside = any((leaving.uuid, leaving.view) == (answer.uuid, answer.view) for answer in others)
+    else:  # it may be copying, which it does as a member, and tells nobody
+        inside = size > len(staying)
+    return size - inside
 
 
 def founded(platform: Platform, facts: Facts) -> bool:

@@ -214,7 +214,7 @@ class Member:
     gcache_bytes: int | None  # gcache.size
     write_bytes_s: float | None  # of the whole cluster, as this member sees it; the most of the window and its lifetime
     data_bytes: int | None  # what a full copy would have to carry
-    connections: int | None  # the shop's sessions
+    connections: int | None  # the shop's sessions, without those that are idle for long
     version: str = ""
 
 

@@ -6,7 +6,19 @@ from dataclasses import replace
 from typing import Any
 
 from thems_jobs.clients.ssh import Ssh
-from thems_jobs.core.databases import IN_USE, NEW, joined, regrouped, settings_of, to_write, told, writers
+from thems_jobs.core.databases import (
+    IN_USE,
+    NEW,
+    in_service,
+    joined,
+    needed,
+    regrouped,
+    settings_of,
+    size_without,
+    to_write,
+    told,
+    writers,
+)
 from thems_jobs.core.facts import Facts, Machine, Member, Phase, Proxy, Standing, Unknown
 from thems_jobs.core.plan import Action, Step
 from thems_jobs.core.platform import Platform
@@ -161,39 +173,54 @@ def bootstrap(platform: Platform, clients: Clients, facts: Facts, step: Step) ->
 
 
 def join(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Mapping[str, Any]:
-    """Start a machine's database so that it joins the others, with data from one that is not the writer."""
+    """Start a machine's database so that it joins the others, with data from any but the writer, if there is one."""
     machine, present = facts.machines[step.target], _present(platform, facts, step.target)
     if not present:
         raise Transient(machine.name, "no member is there that it could join.")
-    writing = writers(facts)
-    donors = sorted(present, key=lambda other: (other.name in writing, other.node != machine.node, other.name))
+    readers = [other for other in present if other.name not in writers(facts)]
+    donors = sorted(readers, key=lambda other: (other.node != machine.node, other.name))
     names, addresses = [donor.name for donor in donors], [other.address for other in present]
-    _clients(clients).machines.join(machine.name, machine.address, names[:1] if len(names) > 1 else names, addresses)
+    _clients(clients).machines.join(machine.name, machine.address, names, addresses)
     return {"joining": True}
 
 
 def leave(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Mapping[str, Any]:
-    """Stop a machine's database cleanly, and see that the cluster is smaller by exactly that one."""
+    """Stop a machine's database cleanly, and see that the cluster is smaller by exactly that one.
+
+    All are asked once more right before: whether the others can go on without it, and whether it is used by anybody,
+    also past the proxies. From then on it takes no queries.
+    """
     databases, machine = _clients(clients), facts.machines[step.target]
-    staying = _present(platform, facts, machine.name)
     if machine.name in writers(facts):
         raise Transient(machine.name, "it is the writer: that is handed over first.")
+    addresses = {other.name: other.address for other in _present(platform, facts, machine.name)}
+    staying = databases.members.members({**addresses, machine.name: machine.address}, 0.0)
+    own = staying.pop(machine.name)
+    if why := needed(own, staying):
+        raise Transient(machine.name, f"it cannot be stopped: {why}.")
+    if in_service(own):
+        databases.members.reject_queries(machine.name, machine.address, on=True)
     databases.machines.leave(machine.name, machine.address)
-    expected, addresses = len(staying), {other.name: other.address for other in staying}
+    _await_size(clients, machine.name, addresses, size_without(own, staying))
+    return {"joining": False}
+
+
+def _await_size(clients: Clients, left: str, addresses: Mapping[str, str], expected: int) -> None:
+    """Raise EffectFailed unless all these members count so many of them soon after one has left."""
     deadline = clients.clock.now() + NEW_VIEW_S
     while True:
-        answers = databases.members.members(addresses, 0.0)
+        answers = _clients(clients).members.members(addresses, 0.0)
         sizes = {name: answer.size if isinstance(answer, Member) else None for name, answer in answers.items()}
-        if set(sizes.values()) == {expected} or clients.clock.now() > deadline:
+        if set(sizes.values()) <= {expected}:
+            return
+        if clients.clock.now() > deadline:
             break
         clients.clock.wait([], POLL_S)
-    if set(sizes.values()) != {expected}:
-        seen = ", ".join(f"{name} counts {size or 'nobody'}" for name, size in sorted(sizes.items()))
-        raise EffectFailed(
-            machine.name, f"it has left, and {expected} members should be: {seen}.",
-            "Look at thems-jobs galera-health before anything else is done.", "galera-size",
-        )  # fmt: skip
-    return {"joining": False}
+    seen = ", ".join(f"{name} counts {size or 'nobody'}" for name, size in sorted(sizes.items()))
+    raise EffectFailed(
+        left, f"it has left, and {expected} members should be: {seen}.",
+        "Look at thems-jobs galera-health before anything else is done.", "galera-size",
+    )  # fmt: skip
 
 
 def back_up(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Mapping[str, Any]:
@@ -269,6 +296,10 @@ def _change_haproxy(
     known = {name: facts.machines[name].address for name in names if name in facts.machines}
     wanted = {name: (f"{known[name]}:{port}" if name in known else "", use) for name in names}
     order, least = _order(platform, facts, names, weight), 1 if weight == 0 else 0
+    for name, address in known.items() if weight else ():  # it was about to leave, and stays after all
+        member = told(facts, name)
+        if facts.machines[name].phase is Phase.DRAINING and member and not in_service(member):
+            _clients(clients).members.reject_queries(name, address, on=False)
     clients.balancers.change(hosts, wanted, least_serving=least, generations=_generations(facts), order=order)
 
 
@@ -379,9 +410,9 @@ def hand_over_address(platform: Platform, clients: Clients, machine: Machine) ->
 
 
 def quiet(facts: Facts, name: str) -> bool:
-    """True if no proxy has a session on the machine. A proxy that cannot say so says no."""
-    proxies = facts.databases.proxies.values() if facts.databases else ()
-    return all(
+    """True if nobody has a session on the machine, as it and the proxies tell. A proxy that cannot say so says no."""
+    proxies, member = facts.databases.proxies.values() if facts.databases else (), told(facts, name)
+    return not (member and member.connections) and all(
         isinstance(proxy, Proxy) and (name not in proxy.backends or proxy.backends[name].connections == 0)
         for proxy in proxies
     )

@@ -17,6 +17,7 @@ from thems_jobs.errors import Unreachable
 
 LIMIT_S = 10.0  # for all that one server is asked, the window not counted
 POLLS = 8  # looks at the receive queue within the window
+FORGOTTEN_S = 60  # an idle session, as one by a proxy that died without a word: TCP takes two hours to notice that
 NEVER = 2**64 - 1  # what Galera says for "none"
 # Who copies all data: the machine's own account (for new members), that of backups, Percona's own for new members.
 COPIERS = ("mysql", "thems_backup", "mysql.pxc.sst.user")
@@ -32,7 +33,7 @@ VARIABLES = (
     "('wsrep_reject_queries', 'wsrep_desync', 'wsrep_sst_donor_rejects_queries', 'pxc_maint_mode', "
     "'wsrep_provider_options', 'version')"
 )
-SESSIONS = "SELECT ID, USER, COMMAND, STATE, INFO, DB FROM information_schema.PROCESSLIST"
+SESSIONS = "SELECT ID, USER, COMMAND, STATE, INFO, DB, TIME FROM information_schema.PROCESSLIST"
 DATA = {
     "mariadb": "SELECT SUM(FILE_SIZE) AS size FROM information_schema.INNODB_SYS_TABLESPACES",
     "percona": "SELECT SUM(FILE_SIZE) AS size FROM information_schema.INNODB_TABLESPACES",
@@ -125,7 +126,7 @@ class Databases:
             variables,
             queue=fmean(known) if len(known) == len(queues) else None,
             busy=_busy(before, sessions, locks),
-            connections=sum(row["USER"] == self._settings.application.user for row in sessions),
+            connections=sum(row["USER"] == self._settings.application.user and not _forgotten(row) for row in sessions),
             data_bytes=int(size[0]["size"]) if size and size[0]["size"] is not None else None,
         )
 
@@ -282,6 +283,11 @@ def _gcache(options: str) -> int | None:
     """Given wsrep_provider_options, return gcache.size in bytes."""
     found = re.search(r"(?:^|;)\s*gcache\.size\s*=\s*(\d+)\s*([KMGT]?)\s*(?:;|$)", options, re.IGNORECASE)
     return int(found[1]) * UNITS[found[2].upper()] if found else None
+
+
+def _forgotten(session: Row) -> bool:
+    """True if nobody has asked anything on a session for so long that probably nobody will."""
+    return session["COMMAND"] == "Sleep" and int(session["TIME"] or 0) > FORGOTTEN_S
 
 
 def _busy(before: Sequence[Row], sessions: Sequence[Row], locks: Sequence[Row]) -> tuple[str, ...]:
