@@ -156,8 +156,10 @@ class DatabaseCluster:
         with ThreadPoolExecutor(4) as pool:
             return list(pool.map(self.view, self.proxies))
 
-    def apply(self, order: Sequence[Machine], drained: Sequence[Machine] = ()) -> None:
-        """Give every proxy this order of machines; the drained ones get no session."""
+    def apply(
+        self, order: Sequence[Machine], drained: Sequence[Machine] = (), at: Sequence[Machine] | None = None
+    ) -> None:
+        """Give every proxy, or these, this order of machines; the drained ones get no session."""
         servers = {
             machine.name: {"address": f"{machine.address}:3306", "weight": 0 if machine in drained else 100}
             for machine in order
@@ -170,7 +172,7 @@ class DatabaseCluster:
             assert answer.code == 0, answer
 
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(change, self.proxies))
+            list(pool.map(change, self.proxies if at is None else at))
 
     def serve(self, order: Sequence[Machine]) -> None:
         """Give the proxies this order and wait until all are up and the first one is the writer, at both."""

@@ -198,6 +198,39 @@ def test_an_empty_machine_gets_all_data_from_a_reader(cluster: DatabaseCluster) 
     cluster.serve(cluster.members)
 
 
+def test_a_member_comes_back_by_itself_when_those_that_it_joined_are_gone(cluster: DatabaseCluster) -> None:
+    first, second, third = cluster.members
+    cluster.galera(third, "leave")
+    cluster.join(third, [first], donor=first)  # as if nobody else had been there
+    cluster.galera(first, "leave")  # as one that is replaced
+    cluster.does(third, "systemctl restart mariadb")  # as at a boot: nobody tells it whom to join
+    eventually(lambda: cluster.synced(third), "it finds nobody", 60)
+    assert (cluster.size(second), cluster.size(third)) == (2, 2)
+    cluster.join(first, [second, third], donor=third)
+    cluster.serve(cluster.members)
+
+
+def test_an_empty_machine_waits_for_a_reader_and_leaves_the_writer_alone(cluster: DatabaseCluster) -> None:
+    first, second, third = cluster.members
+    donors = "/etc/mysql/mariadb.conf.d/91-thems-donors.cnf"
+    cluster.galera(third, "leave")
+    cluster.does(third, "find /var/lib/mysql -mindepth 1 -delete")
+    cluster.does(second, "mariadb -e 'SET GLOBAL wsrep_desync = ON'")
+    addresses = cluster.addresses([first, second])
+    cluster.galera(third, "join", "--donor", second.name, "--members", addresses)
+    eventually(lambda: "impossible to select State Transfer donor" in cluster.journal(third), "it does not wait", 40)
+    cluster.does(second, "mariadb -e 'SET GLOBAL wsrep_desync = OFF'")
+    eventually(lambda: cluster.synced(third), "it goes on waiting", 60)
+    assert f"({second.name})(SYNCED) as donor" in cluster.journal(third)
+    cluster.does(third, f"test ! -e {donors}")  # a later start takes what it finds
+    # One whose donors have all gone ends its start, and the next one takes its data from whom it can.
+    cluster.galera(third, "leave")
+    cluster.does(third, "find /var/lib/mysql -mindepth 1 -delete")
+    cluster.galera(third, "join", "--donor", "shop-db-99", "--members", addresses)
+    eventually(lambda: cluster.synced(third), "a donor that is gone is waited for", 90)
+    cluster.serve(cluster.members)
+
+
 def test_nothing_begins_a_second_cluster(cluster: DatabaseCluster) -> None:
     first, second, third = cluster.members
     all_of_them = cluster.addresses(cluster.members)
@@ -319,13 +352,56 @@ def begin_alone(cluster: DatabaseCluster, machine: Machine, restored: dict[str, 
     cluster.galera(machine, "bootstrap", *position, "--absent", machine.address)
 
 
-def test_the_address_and_the_orders_outlive_a_proxy(cluster: DatabaseCluster, lab: Lab) -> None:
-    eventually(lambda: len(cluster.holders()) == 1, "no single holder", 15)
-    name = cluster.holders()[0]
+def the_holder(cluster: DatabaseCluster) -> Machine:
+    """Return the proxy that has the address, when exactly one has."""
+    eventually(lambda: len(cluster.holders()) == 1, "no single holder", 20)
+    (name,) = cluster.holders()
+    return next(proxy for proxy in cluster.proxies if proxy.name == name)
+
+
+@pytest.mark.parametrize("how", ["cut off", "haproxy killed", "without power"])
+def test_the_address_and_the_orders_outlive_a_proxy(cluster: DatabaseCluster, lab: Lab, how: str) -> None:
+    cluster.serve(cluster.members)
+    proxy, control = the_holder(cluster), lab.layout.control
     with cluster.orders() as orders:
-        faults.ask(lab.layout.control, {"do": "cut", "vm": name, "cut": True})
+        if how == "haproxy killed":
+            cluster.does(proxy, "pkill --signal KILL --exact haproxy")
+        elif how == "cut off":
+            faults.ask(control, {"do": "cut", "vm": proxy.vmid, "cut": True})
+        else:
+            faults.ask(control, {"do": "kill", "vm": proxy.vmid})
         orders.wait_for_more()
-        faults.ask(lab.layout.control, {"do": "cut", "vm": name, "cut": False})
-    print(f"proxy cut off: {orders.longest_gap_s:.2f} s without an acknowledged order")
-    eventually(lambda: len(cluster.holders()) == 1, "no single holder", 15)
+        if how == "cut off":
+            faults.ask(control, {"do": "cut", "vm": proxy.vmid, "cut": False})
+    print(f"proxy {how}: {orders.longest_gap_s:.2f} s without an acknowledged order, {len(orders.refused)} refused")
+    if how == "without power":
+        eventually(lambda: proxy.status() == "stopped", "it still runs", 20)
+        proxy.boot()
+    for machine in cluster.members:
+        orders.expect_all_at(machine)
+    cluster.expect_writer(cluster.members[0], [machine.name for machine in cluster.members])
+    the_holder(cluster)
+
+
+def test_a_proxy_without_a_writer_loses_the_address_to_one_that_has_one(cluster: DatabaseCluster) -> None:
+    cluster.serve(cluster.members)
+    holder = the_holder(cluster)
+    (other,) = (proxy for proxy in cluster.proxies if proxy is not holder)
+    with cluster.orders() as orders:
+        cluster.apply([], at=[holder])  # all of its members are out of its table
+        eventually(lambda: cluster.holders() == [other.name], "the address stays where nobody is served", 20)
+        orders.wait_for_more()
+    print(f"proxy without a writer: {orders.longest_gap_s:.2f} s without an acknowledged order")
     orders.expect_all_at(cluster.members[0])
+    cluster.apply([], at=[other])
+    eventually(lambda: says_no_writer(cluster, other), f"{other.name} thinks that it has a writer", 10)
+    for _ in range(15):  # looks that take longer together than an address takes to move
+        assert cluster.holders() == [other.name], "nobody has a writer, and the address moves all the same"
+    cluster.serve(cluster.members)
+    the_holder(cluster)
+
+
+def says_no_writer(cluster: DatabaseCluster, proxy: Machine) -> bool:
+    """Return whether a proxy's keepalived has taken notice that it has no writer, and of nothing since."""
+    said = cluster.does(proxy, "journalctl --unit keepalived --output cat | grep 'effective priority' | tail -1")
+    return "from 100 to 50" in said

@@ -8,6 +8,8 @@ from database_shop import DatabaseShop
 from orders import connect, writing
 from shop import later
 
+from waiting import eventually
+
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -61,6 +63,25 @@ def test_the_writer_is_replaced_and_hands_over_first(shop: DatabaseShop) -> None
     for vm in shop.tier("db"):
         orders.expect_all_at(vm)
     shop.health()
+
+
+def test_after_a_replacement_a_member_that_reboots_finds_the_others_by_itself(shop: DatabaseShop) -> None:
+    """The first member, which all others joined when they were made, is gone since the test before."""
+    vm = next(vm for vm in shop.tier("db") if vm.name == "shop-db-2")
+    path = f"/nodes/{vm.node}/qemu/{vm.vmid}/status"
+
+    def well() -> bool:
+        return shop.start("galera-health", platform=shop.layout.database_platform).wait().code == 0
+
+    with writing(shop.layout) as orders:
+        shop.fault(do="kill", vm=vm.vmid)
+        eventually(lambda: shop.client.call("GET", f"{path}/current")["status"] == "stopped", "it still runs", 20)
+        orders.wait_for_more()
+        shop.client.finish(shop.client.call("POST", f"{path}/start"))
+        eventually(well, f"{vm.name} does not come back", 90)
+    print(f"member rebooted: longest time without an acknowledged order {orders.longest_gap_s:.2f} s")
+    for vm in shop.tier("db"):
+        orders.expect_all_at(vm)
 
 
 def test_gates_close_what_touches_the_database_and_name_what_is_wrong(shop: DatabaseShop) -> None:
