@@ -272,7 +272,7 @@ BALANCERS = Event("balancers", AT + 3.5 * DAY, AT + 5 * DAY, {"lb": 9}, HOUR)
 def warnings(*events: Event, record: Record | None = None, web: int = 2, free_mib: int = 5000) -> tuple[str, ...]:
     """Return what is said when one node has so much room left beside what is there."""
     used = 1024 * web + 512 * 2
-    node = Node("pve1", True, 64, 0, 2048 + used + free_mib, used)
+    node = Node("pve1", True, 64, 0, 2048 + used + free_mib, 0)
     facts = sound_facts(WIDE, web=web, record=record or Record(), nodes={"pve1": node})
     machines = {name: replace(machine, node="pve1") for name, machine in facts.machines.items()}
     return scale.plan(WIDE, Parameters(calendar=events), replace(facts, machines=machines)).warnings

@@ -243,15 +243,8 @@ def _without_leaving(platform: Platform, facts: Facts, targets: Mapping[str, int
     """Return the facts as they are when what the targets do not ask for is gone, and its room is free."""
     changes = plan_tiers(platform, facts, targets).changes
     gone = {change.machine for change in changes if change.kind == "remove"}
-    nodes = dict(facts.nodes)
-    for machine in (facts.machines[name] for name in gone):
-        tier, node = platform.tiers[machine.tier], nodes.get(machine.node)
-        if node and machine.exists:
-            nodes[machine.node] = replace(
-                node, memory_used_mib=node.memory_used_mib - tier.memory_mib, cores_used=node.cores_used - tier.cores
-            )
     machines = {name: machine for name, machine in facts.machines.items() if name not in gone}
-    return replace(facts, machines=machines, nodes=nodes)
+    return replace(facts, machines=machines)
 
 
 def _perform(
