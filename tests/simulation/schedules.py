@@ -408,7 +408,9 @@ def _follow_advice(schedule: Schedule, outcome: Outcome | None) -> None:
     """Do what a refusal told the operator to do, where that is a command."""
     for refusal in outcome.refusals if outcome else ():
         if "it is a second" in refusal.measured:
-            schedule.world.vms.pop(int(refusal.subject.split()[1]))
+            vm = schedule.world.vms[int(refusal.subject.split()[1])]
+            schedule.world.power(vm, False)  # what runs on it leaves with it
+            del schedule.world.vms[vm.vmid]
         if refusal.reference in ("balancer-unreachable", "proxy-unreachable"):
             schedule.run(provision_wish(schedule.platform, refusal.subject))
         if refusal.reference in ("database-unreachable", "proxies-disagree"):  # or what somebody did by hand
