@@ -35,6 +35,19 @@ def test_a_second_machine_of_a_name_is_left_alone_and_named() -> None:
     schedule.assert_converged(wish)
 
 
+def test_of_two_machines_of_a_name_that_do_not_serve_the_one_that_came_further_counts() -> None:
+    """The first clone's answer was lost, so another one was made, and configured."""
+    schedule = Schedule(make_platform(random.Random(2)), random.Random(0))
+    schedule.furnish(2, 2)
+    for vmid, configured in ((1102, False), (1103, True)):
+        stamp = Stamp("shop", "shop-web-3", vmid, "web", Phase.BUILDING)
+        tags = tags_of(stamp) if configured else ()
+        schedule.world.vms[vmid] = Vm(vmid, "shop-web-3", "pve1", "shop", write_stamp(stamp), tags)
+    wish = scale_wish(schedule.platform, scale.Parameters({"web": 3}, schedule.clock.now() + 10**6, "show"))
+    why = "it is a second shop-web-3, beside VM 1103"
+    assert refused(schedule, wish) == [("foreign-machine", "VM 1102 (shop-web-3)", why)]
+
+
 def refused(schedule: Schedule, wish: Wish) -> list[tuple[str, str, str]]:
     outcome = schedule.run(wish)
     assert outcome is not None

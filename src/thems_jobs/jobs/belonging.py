@@ -85,11 +85,16 @@ def one_of_each(platform: Platform, found: Iterable[Machine]) -> tuple[dict[str,
     """Given machines, return one of each name, and any second one as a stranger.
 
     A run that was held up for longer than its lease may have made one that another run had made, too: it is for a
-    person to look at. What serves counts, then what was made first.
+    person to look at. What serves counts, then what has come further, then what was made first.
     """
     machines: dict[str, Machine] = {}
     seconds = []
-    for machine in sorted(found, key=lambda m: (m.phase is not Phase.SERVING, m.phase is not Phase.DRAINING, m.vmid)):
+
+    def order(machine: Machine) -> tuple[bool, bool, bool, int]:
+        phase = machine.phase
+        return phase is not Phase.SERVING, phase is not Phase.DRAINING, not machine.configured, machine.vmid
+
+    for machine in sorted(found, key=order):
         first = machines.setdefault(machine.name, machine)
         if first is not machine and machine.exists:
             why = f"it is a second {machine.name}, beside VM {first.vmid}"
