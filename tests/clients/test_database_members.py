@@ -64,7 +64,7 @@ class World:
     def answer(self, member: Galera, text: str) -> Answer:
         if self.told("leave"):
             member.status["wsrep_cluster_size"] = str(member.size - self.falls_by)
-        elif text.startswith("SET GLOBAL wsrep_reject_queries = ALL"):
+        elif text.startswith("SET GLOBAL wsrep_reject_queries = 'ALL'"):
             self.rejected_before_leave = True
         return member.answer(text)
 

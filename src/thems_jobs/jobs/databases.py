@@ -198,7 +198,7 @@ def leave(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Map
     own = staying.pop(machine.name)
     if why := needed(own, staying):
         raise Transient(machine.name, f"it cannot be stopped: {why}.")
-    if in_service(own):
+    if isinstance(own, Member):
         databases.members.reject_queries(machine.name, machine.address, on=True)
     databases.machines.leave(machine.name, machine.address)
     _await_size(clients, machine.name, addresses, size_without(own, staying))
