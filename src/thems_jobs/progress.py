@@ -61,7 +61,8 @@ class Lines:
         at = phrases.moment(run.ended_at)[11:19]
         took, expected = phrases.duration(run.ended_at - run.started_at), phrases.duration(run.expected_s)
         line = f"{at} {run.target} {run.action} {run.outcome}, {took} (expected {expected})"
-        self._print_line(phrases.plain(f"{line}: {run.detail}" if run.outcome != "ok" and run.detail else line))
+        more = run.told if run.outcome == "ok" else run.detail
+        self._print_line(phrases.plain(f"{line}: {more}" if more else line))
 
 
 class Board:

@@ -86,7 +86,7 @@ class Run:
         self.runs[step.key] = run
         self.on_step(run)
 
-    def end(self, step: Step, error: ThemsError | None, outcome: str = "") -> None:
+    def end(self, step: Step, error: ThemsError | None, outcome: str = "", told: str = "") -> None:
         """Note that a step ended; a transient error earns it another attempt, any other ends it for this run."""
         run, now = self.runs.pop(step.key, None), self.clock.now()
         if error:
@@ -100,7 +100,8 @@ class Run:
             self.not_before[step.key] = now + (BACKOFF_S * math.pow(2, times - 2) if times > 1 else 0)
         if run:
             outcome = outcome or ("failed" if error else "ok")
-            self.ended.append(replace(run, ended_at=now, outcome=outcome, detail=str(error) if error else run.detail))
+            detail = str(error) if error else run.detail
+            self.ended.append(replace(run, ended_at=now, outcome=outcome, detail=detail, told=told))
             self.on_step(self.ended[-1])
 
     def take_ended(self) -> list[tuple[Step, Done]]:
@@ -109,6 +110,6 @@ class Run:
         for call in [call for call in self.calls if call.done()]:
             for step in self.calls.pop(call):
                 done = call.result().get(step.key) or Done()
-                self.end(step, done.error)
+                self.end(step, done.error, told=done.told)
                 results.append((step, done))
         return results

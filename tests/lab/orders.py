@@ -69,6 +69,7 @@ class Orders:
     layout: LabLayout
     acknowledged: list[tuple[float, int, int]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    refused_at: list[float] = field(default_factory=list)  # unix time of each of these
     done: threading.Event = field(default_factory=threading.Event)
     run: float = field(default_factory=time.time)
 
@@ -87,6 +88,7 @@ class Orders:
                 number += 1
             except (pymysql.Error, OSError) as error:
                 self.refused.append(repr(error))
+                self.refused_at.append(time.time())
                 if connection:
                     with suppress(Exception):
                         connection.close()

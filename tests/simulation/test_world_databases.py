@@ -4,13 +4,14 @@ import random
 
 import pytest
 from invariants_databases import UNDER_WAY_S
-from schedules import Broken, Schedule, make_platform
+from schedules import Broken, Schedule, make_platform, provision_wish
 from schedules_databases import keeps_majority, machines, what_is_wrong, with_databases
 from world import Cluster, Vm
 from world_databases import Programs
 
 from thems_jobs.core.facts import Phase, Standing
 from thems_jobs.core.identity import read_stamp, write_stamp
+from thems_jobs.core.outcome import Exit
 
 
 def cluster_of(count: int) -> tuple[Schedule, list[Vm]]:
@@ -149,3 +150,13 @@ def test_a_cluster_is_not_made_where_another_answers() -> None:
         Programs(schedule.world).bootstrap(
             members[2].name, members[2].address, standing, [vm.address for vm in members[:2]]
         )
+
+
+def test_a_run_says_for_how_long_the_database_took_no_write() -> None:
+    schedule, members = cluster_of(3)
+    outcome = schedule.run(provision_wish(schedule.platform, members[0].name))
+    assert outcome is not None
+    assert outcome.exit in (Exit.OK, Exit.DEGRADED), outcome.message
+    told = {run.key: run.told for run in outcome.steps if run.told}
+    assert list(told) == [f"withdraw {members[0].name}"]
+    assert told[f"withdraw {members[0].name}"].startswith("no write was taken for ")

@@ -117,6 +117,8 @@ def test_a_log_has_one_line_for_each_step_that_ended() -> None:
     failed = next(line for line in lines if " failed" in line)
     assert failed.startswith("00:54:02 shop-web-5 await-boot failed, 10 s (expected 9.0 s): <script>")
     assert "\x1b" not in failed
+    progress.on_step(replace(runs[0], told="no write was taken for 0.4 s at most"))
+    assert lines[-1].endswith(" ok, 1.2 s (expected 1.0 s): no write was taken for 0.4 s at most")
 
 
 def test_a_board_has_one_line_for_each_machine_and_never_more_than_the_screen() -> None:

@@ -29,12 +29,13 @@ class Look:
 class Done:
     """What became of one performed step: an error, or what was learned of its machine (fields of Machine).
 
-    `record` is the platform's record as the step wrote it.
+    `record` is the platform's record as the step wrote it, `told` what people should know of it though it went well.
     """
 
     error: ThemsError | None = None
     learned: Mapping[str, Any] = field(default_factory=dict)
     record: Record | None = None
+    told: str = ""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ class StepRun:
     ended_at: float | None = None
     outcome: str = "running"  # running, ok, failed, aborted
     detail: str = ""
+    told: str = ""  # what people should know of it though it went well
 
 
 @dataclass(frozen=True)

@@ -268,22 +268,27 @@ def _clients(clients: Clients) -> DatabaseClients:
 # The proxies' tables
 
 
-def change_table(platform: Platform, clients: Clients, facts: Facts, steps: Sequence[Step], weight: int | None) -> None:
+def change_table(
+    platform: Platform, clients: Clients, facts: Facts, steps: Sequence[Step], weight: int | None
+) -> float | None:
     """Put the machines of the steps into every proxy's table (any weight), drain them (0) or take them out (None).
 
-    A drained writer hands over: the next machine in the table gets the writes, and every proxy must say so.
+    A drained writer hands over: the next machine in the table gets the writes, and every proxy must say so. Return
+    for how many seconds at most no write was taken then, None if no writer was drained.
     """
     settings = settings_of(platform)
     if settings is None or facts.databases is None:
-        return
+        return None
     hosts = {name: facts.machines[name].address for name in facts.databases.proxies if name in facts.machines}
-    names = [step.target for step in steps]
+    names, began = [step.target for step in steps], clients.clock.now()
     if _clients(clients).proxysql is not None:
         _change_proxysql(platform, clients, facts, hosts, names, weight)
     else:
         _change_haproxy(platform, clients, facts, hosts, names, weight)
-    if weight == 0:
-        _await_another_writer(platform, clients, hosts, facts, frozenset(names))
+    if weight != 0:
+        return None
+    _await_another_writer(platform, clients, hosts, facts, frozenset(names))
+    return clients.clock.now() - began if writers(facts) & {*names} else None
 
 
 def _change_haproxy(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
+from thems_jobs import phrases
 from thems_jobs.clients.proxmox import VmConfig
 from thems_jobs.core.databases import behind_proxysql, is_database, is_proxy, settings_of
 from thems_jobs.core.facts import Facts, Machine, Phase, Proxy, Stamp, Unknown
@@ -309,14 +310,18 @@ def _check(platform: Platform, clients: Clients, facts: Facts, step: Step) -> Ma
     return {"warm": True, "health": "ok"}
 
 
-def _give_weight(platform: Platform, clients: Clients, facts: Facts, steps: Sequence[Step], weight: int | None) -> None:
-    """Give the machines of the steps this weight on every balancer; None takes them out of the tables."""
+def _give_weight(
+    platform: Platform, clients: Clients, facts: Facts, steps: Sequence[Step], weight: int | None
+) -> float | None:
+    """Give the machines of the steps this weight on every balancer; None takes them out of the tables.
+
+    Return for how many seconds at most the database took no write meanwhile, None if its writer stayed.
+    """
     of_database = [step for step in steps if is_database(platform, tier_of(platform, step.target) or "")]
-    if of_database:
-        databases.change_table(platform, clients, facts, of_database, weight)
+    stood_s = databases.change_table(platform, clients, facts, of_database, weight) if of_database else None
     web = {s.target: weight for s in steps if tier_of(platform, s.target) == platform.balancing.web_tier}
     if not web:
-        return
+        return stood_s
     port = platform.tiers[platform.balancing.web_tier].health.port
     wanted = {
         name: (f"{facts.machines[name].address}:{port}" if name in facts.machines else "", weight) for name in web
@@ -325,6 +330,7 @@ def _give_weight(platform: Platform, clients: Clients, facts: Facts, steps: Sequ
     least = platform.tiers[platform.balancing.web_tier].minimum if weight == 0 else 0
     seen = {name: view.generation for name, view in answering(facts).items()}
     clients.balancers.change(hosts, wanted, least_serving=least, generations=seen)
+    return stood_s
 
 
 def _admit(platform: Platform, clients: Clients, facts: Facts, steps: Sequence[Step]) -> dict[str, Done]:
@@ -386,12 +392,13 @@ def _withdraw(platform: Platform, clients: Clients, facts: Facts, steps: Sequenc
     if any(done.error for done in entered.values()):
         return entered
     try:
-        _give_weight(platform, clients, facts, steps, 0)
+        stood_s = _give_weight(platform, clients, facts, steps, 0)
         for step in steps:
             _hand_over(platform, clients, facts, facts.machines[step.target])
     except ThemsError as error:
         return {step.key: Done(error, entered[step.key].learned if by_switch else {}) for step in steps}
-    return entered or enter()
+    told = "" if stood_s is None else f"no write was taken for {phrases.duration(stood_s)} at most"
+    return {key: replace(done, told=told) for key, done in (entered or enter()).items()}
 
 
 def _hand_over(platform: Platform, clients: Clients, facts: Facts, machine: Machine) -> None:

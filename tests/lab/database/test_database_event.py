@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from datetime import datetime
 
 import pytest
 from database_shop import DatabaseShop
@@ -59,7 +60,12 @@ def test_the_writer_is_replaced_and_hands_over_first(shop: DatabaseShop) -> None
     assert "shop-db-1" not in shop.members()
     assert len(shop.members()) == 3
     assert run.steps.index(("serve", "shop-db-4")) < run.steps.index(("withdraw", "shop-db-1"))
-    print(f"writer replaced: longest time without an acknowledged order {orders.longest_gap_s:.2f} s")
+    step = next(step for step in run.report["steps"] if step["key"] == "withdraw shop-db-1")
+    began, ended = (datetime.fromisoformat(step[key]).timestamp() for key in ("started_at", "ended_at"))
+    early = [at for at in orders.refused_at if not began - 1 <= at <= ended + 1]
+    print(f"writer replaced: {orders.longest_gap_s:.2f} s without an acknowledged order; the report: {step['told']}")
+    assert "no write was taken for" in step["told"], "the report does not say for how long no write was taken"
+    assert not early, f"refused before or after the seconds that the report states: {orders.refused[:3]}"
     for vm in shop.tier("db"):
         orders.expect_all_at(vm)
     shop.health()
