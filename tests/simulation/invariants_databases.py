@@ -1,6 +1,6 @@
 """What must hold of the database after every change of the model world, and before what we do to its machines."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from world import Vm, World
 
@@ -18,6 +18,7 @@ class DatabaseMonitor:
     world: World
     least: int = 0  # so many members with all data were there already, up to the tier's minimum
     struck_at: float = float("-inf")  # when something outside took members away
+    served: set[str] = field(default_factory=set)  # host keys of machines that served, whatever they do now
 
     @property
     def settings(self) -> DatabaseCluster | None:
@@ -31,6 +32,7 @@ class DatabaseMonitor:
     def check(self) -> str:
         if self.settings is None:
             return ""
+        self.served |= {vm.key for vm in self.world.vms.values() if vm.protection}
         galera, whole = self.world.galera, len(self.world.galera.whole())
         if galera.trouble:
             return galera.trouble
@@ -58,7 +60,7 @@ class DatabaseMonitor:
     def _not_copied(self, vm: Vm) -> str:
         """Who served and is stopped for good began to leave when a backup of all data was fresh."""
         stamp, folder = read_stamp(vm.description), self.settings.backup if self.settings else None
-        if folder is None or stamp is None or stamp.phase is not Phase.DRAINING:
+        if folder is None or stamp is None or stamp.phase is not Phase.DRAINING or vm.key not in self.served:
             return ""
         ages_s = [stamp.since - backup.at for backup in self.world.backups]
         fresh = [age_s for age_s in ages_s if -UNDER_WAY_S <= age_s <= folder.fresh_s + UNDER_WAY_S]
