@@ -116,7 +116,8 @@ def test_old_templates_that_nothing_rests_on_are_removed_and_no_other(lab: Lab, 
     assert lab.ended(clone) == "OK"
     done = build(platform, proxmox, tmp_path)
     assert done.exit is Exit.OK, done.message
-    assert [run.action for run in done.steps if run.target == "shop-web-9011"] == ["destroy", "await-destroy"]
+    steps = [run.action for run in done.steps if run.target == "shop-web-9011"]
+    assert steps in (["destroy"], ["destroy", "await-destroy"])  # it may be gone before it is waited for
     assert there(lab) == {1199, 1198, 1197}
     assert lab.ended(lab.root.nodes("pve1").qemu(201).delete()) == "OK"
     assert build(platform, proxmox, tmp_path).exit is Exit.OK
