@@ -118,9 +118,19 @@ class Lab:
         return machine
 
     def remove(self, machine: Machine) -> None:
-        """Destroy a VM, running or not."""
-        machine.do("stop")
+        """Destroy a VM, running or not. Proxmox locks one just started again for half a minute."""
+        eventually(lambda: self._stopped(machine), f"{machine.name} stays locked", within_s=60)
         self.client.finish(self.client.call("DELETE", f"{machine.path}?purge=1"))
+
+    @staticmethod
+    def _stopped(machine: Machine) -> bool:
+        try:
+            machine.do("stop")
+        except LabError as error:
+            if "got timeout" in str(error):
+                return False
+            raise
+        return True
 
 
 def connect(layout: LabLayout) -> RootClient:
