@@ -48,4 +48,4 @@ def test_runs_killed_after_every_kind_of_step_in_turn_lose_no_order(shop: Databa
 
 @pytest.mark.every_step
 def test_runs_killed_after_every_single_step_in_turn_lose_no_order(shop: DatabaseShop) -> None:
-    kill_both_ways(shop, every_step=True, at_least=16)
+    kill_both_ways(shop, every_step=True, at_least=12)
