@@ -59,8 +59,9 @@ def behind_proxysql(platform: Platform) -> bool:
 def of_database(platform: Platform, steps: Sequence[Step]) -> list[Step]:
     """Given steps, return those on the database's two tiers."""
     settings = settings_of(platform)
-    tiers = (settings.tier, settings.proxy_tier) if settings else ()
-    return [step for step in steps if tier_of(platform, step.target) in tiers]
+    if settings is None:
+        return []
+    return [step for step in steps if tier_of(platform, step.target) in (settings.tier, settings.proxy_tier)]
 
 
 def told(facts: Facts, name: str) -> Member | None:
