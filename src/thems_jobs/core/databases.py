@@ -176,9 +176,12 @@ def to_write(platform: Platform, facts: Facts) -> str:
     if settings is None or settings.proxy != "haproxy" or cluster is None:
         return ""
     seen = {name: proxy for name, proxy in cluster.proxies.items() if isinstance(proxy, Proxy)}
-    states = {frozenset((name, b.status) for name, b in proxy.backends.items()) for proxy in seen.values()}
+    down = {
+        frozenset(name for name, b in proxy.backends.items() if name in cluster.members and b.status == "down")
+        for proxy in seen.values()
+    }
     named = {name: proxy.writer for name, proxy in seen.items() if proxy.writer}
-    if len(states) > 1 or len(set(named.values())) < 2:
+    if len(down) > 1 or len(set(named.values())) < 2:
         return ""
     able = {name: writer for name, writer in named.items() if writer in cluster.members}
     return next((able[holder] for holder in cluster.holders if holder in able), min(able.values(), default=""))
