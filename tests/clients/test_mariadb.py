@@ -1,6 +1,7 @@
 """Database machines over the real protocol: what they tell, what is missing, and every way not to answer."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -98,6 +99,59 @@ def test_counters_that_were_set_back_meanwhile_are_a_missing_fact(wires: Wires) 
     found = databases(wires).members({"shop-db-1": served.address})["shop-db-1"]
     assert isinstance(found, Member)
     assert (found.flow_control_ratio, found.write_bytes_s) == (None, None)
+
+
+def looks(wires: Wires, served: Served, **changes: Any) -> Callable[[], Member]:
+    """Return looks of one run at one member."""
+    run = databases(wires, **changes)
+
+    def look_again() -> Member:
+        found = run.members({"shop-db-1": served.address})["shop-db-1"]
+        assert isinstance(found, Member), found
+        return found
+
+    return look_again
+
+
+def test_a_window_that_began_with_an_earlier_look_shows_what_happened_between_the_two(wires: Wires) -> None:
+    member = Galera(status={"wsrep_flow_control_paused_ns": "5000"})
+    look_again = looks(wires, wires.serve(member.answer, PASSWORDS))
+    assert look_again().flow_control_ratio == 0
+    member.status["wsrep_flow_control_paused_ns"] = str(5000 + 10**8)
+    time.sleep(WINDOW_S)
+    seen = look_again()
+    assert seen.window_s > WINDOW_S
+    assert seen.flow_control_ratio == pytest.approx(0.1 / seen.window_s, rel=0.01)
+
+
+def test_a_window_is_never_shorter_than_asked_for_and_not_waited_for_again(wires: Wires) -> None:
+    member = Galera()
+    look_again = looks(wires, wires.serve(member.answer, PASSWORDS), sample_s=1.0)
+    seen = look_again(), look_again(), look_again()
+    assert all(1.0 <= found.window_s < 5.0 for found in seen), seen
+    assert len([asked for asked in member.asked if "wsrep\\_%" in asked]) == 6, "two samples in each look"
+    began = time.monotonic()
+    look_again()
+    assert time.monotonic() - began < 1.0
+
+
+def test_a_burst_in_the_receive_queue_counts_by_its_part_of_the_window(wires: Wires) -> None:
+    member = Galera()
+    look_again = looks(wires, wires.serve(member.answer, PASSWORDS))
+    look_again()
+    member.queue = 90
+    assert 0 < (look_again().receive_queue or 0) < 90
+
+
+def test_an_earlier_look_before_a_restart_is_forgotten(wires: Wires) -> None:
+    member = Galera(stopped_ratio=0.5)
+    member._began -= 3600
+    look_again = looks(wires, wires.serve(member.answer, PASSWORDS))
+    look_again()
+    member.flushed = True
+    seen = look_again()
+    assert seen.flow_control_ratio == pytest.approx(0.5, rel=0.2)
+    assert seen.window_s < 2 * WINDOW_S
 
 
 @pytest.mark.parametrize(

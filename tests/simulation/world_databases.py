@@ -229,7 +229,8 @@ class Programs:
             view=galera.view + (7 if now < database.astray_until else 0), size=len(galera.members) if inside else 1,
             index=galera.members.index(vm) if inside else None, state=database.state, connected=inside,
             ready=inside, switches=switches, receive_queue=QUEUE if now < database.lags_until else 0.0,
-            flow_control_ratio=0.0, busy=("a copy of the whole machine",) if database.state == DONOR else (),
+            flow_control_ratio=0.0, window_s=2.0,
+            busy=("a copy of the whole machine",) if database.state == DONOR else (),
             seqno=database.seqno, gcache_downto=1, gcache_bytes=1 << 27, write_bytes_s=1e4, data_bytes=1 << 20,
             connections=sum(self.world.proxies.connections(proxy, name) for proxy in self.world.vms.values()),
         )  # fmt: skip

@@ -208,6 +208,7 @@ class Member:
     switches: Mapping[str, str]  # what can take it out of service, by the variable's name
     receive_queue: float | None  # mean of the window, in write sets
     flow_control_ratio: float | None  # of the window
+    window_s: float  # at least as long as the settings ask for; it may have begun with an earlier look
     busy: tuple[str, ...] | None  # "backup of …", "schema change …"
     seqno: int | None  # wsrep_last_committed
     gcache_downto: int | None  # wsrep_local_cached_downto, the oldest write set it can still give; None: none yet

@@ -241,7 +241,7 @@ def _work(settings: DatabaseCluster, cluster: Cluster) -> Iterator[Condition]:
         queue, stopped = member.receive_queue, member.flow_control_ratio
         if queue is None or stopped is None:
             return f"queue {_told(queue)}, writers stopped {_told(stopped)}", False
-        measured = f"queue {queue:.1f}, writers stopped {stopped:.1%} of {settings.sample_s:g} s"
+        measured = f"queue {queue:.1f}, writers stopped {stopped:.1%} of {member.window_s:.2g} s"
         return measured, queue <= longest and stopped <= most
 
     def idle(_: str, member: Member) -> tuple[str, bool]:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from thems_jobs.core import gates
 from thems_jobs.core.capacity import place, room_refusals, rooms
-from thems_jobs.core.facts import Facts, ImageStamp, Machine, Making
+from thems_jobs.core.facts import Facts, ImageStamp, Machine, Making, TemplateImage
 from thems_jobs.core.identity import machine_name
 from thems_jobs.core.plan import Action, Change, Plan, Refusal, Step, Wait, chain
 from thems_jobs.core.platform import Platform, Tier, addresses_of, vmids_of
@@ -68,6 +68,11 @@ def fresh_since(tier: Tier, now: float) -> float:
     return now - tier.template.max_age_days * DAY_S * FRESH_SHARE
 
 
+def is_current(newest: TemplateImage | None, roles: str, since: float) -> bool:
+    """Given the newest template, return True if it has the configuration of today and was built after `since`."""
+    return newest is not None and newest.roles == roles and newest.built_at >= since
+
+
 def of_no_use(stamp: ImageStamp, roles: str, since: float) -> bool:
     """Given the stamp of a half-made template that no run works on, return True if it has to be made anew.
 
@@ -86,7 +91,7 @@ def plan_build(platform: Platform, tier_name: str, since: float, facts: Facts) -
     leftovers = [other for other in others if not other.template]
     steps = [step for other in leftovers for step in _discard(platform, other)]
     changes = [Change("remove", other.name, other.node, "an earlier build left it over") for other in leftovers]
-    if newest and newest.roles == digest and newest.built_at >= since:
+    if is_current(newest, digest, since):
         if machine.exists:
             steps += _discard(platform, machine)
             changes.append(Change("remove", name, machine.node, "it is not needed any more"))

@@ -69,8 +69,9 @@ def _synced(index: int) -> Member:
     """Return a member as a healthy one tells of itself."""
     return Member(
         status="Primary", uuid="11111111-2222-3333-4444-555555555555", view=1, size=1, index=index, state=SYNCED,
-        connected=True, ready=True, switches=PERCONA_IN_SERVICE, receive_queue=0.0, flow_control_ratio=0.0, busy=(),
-        seqno=1, gcache_downto=1, gcache_bytes=1 << 27, write_bytes_s=0.0, data_bytes=1 << 20, connections=0,
+        connected=True, ready=True, switches=PERCONA_IN_SERVICE, receive_queue=0.0, flow_control_ratio=0.0,
+        window_s=0.0, busy=(), seqno=1,
+        gcache_downto=1, gcache_bytes=1 << 27, write_bytes_s=0.0, data_bytes=1 << 20, connections=0,
     )  # fmt: skip
 
 

@@ -80,14 +80,6 @@ def _everything(platform: Platform, clients: Clients, before: Facts | None) -> F
     machines, strangers, remains = sort_out(platform, known, configs)
     machines, seconds = one_of_each(platform, [*same.values(), *machines.values()])
     strangers += seconds
-    ours = {machine.address for machine in machines.values()}
-    ranges = {address for tier in platform.tiers.values() for address in addresses_of(tier.network)}
-    every = sorted(ours if before else ours | ranges)
-    knocks = at_once(lambda address: (clients.ssh.answers if address in ours else clients.ssh.finds)(address), every)
-    open_now = dict(zip(every, knocks, strict=True))
-    taken = {address: "a machine answers there" for address in every if address not in ours and open_now[address]}
-    machines = {name: _awake(clients, machine, open_now[machine.address]) for name, machine in machines.items()}
-    clients.ssh.know({machine.address: machine.host_key for machine in machines.values() if machine.host_key})
     facts = Facts(
         at=clients.clock.now(),
         record=known,
@@ -99,12 +91,37 @@ def _everything(platform: Platform, clients: Clients, before: Facts | None) -> F
         storages=resources.storages,
         templates=templates,
         taken_vmids=frozenset(row.vmid for row in resources.vms),
-        taken_addresses=before.taken_addresses if before else taken,
+        taken_addresses=before.taken_addresses if before else {},
         quorate=quorate,
         roles=clients.roles,
         history=before.history if before else _history(proxmox.tasks()),
     )
-    return _ask_balancers(platform, clients, look_at_databases(platform, clients, facts))
+    if before:
+        return _machines_themselves(platform, clients, facts)
+    now: Facts
+    now, taken = at_once(
+        lambda question: question(),
+        (lambda: _machines_themselves(platform, clients, facts), lambda: _taken(platform, clients, machines.values())),
+    )
+    return replace(now, taken_addresses=taken)
+
+
+def _machines_themselves(platform: Platform, clients: Clients, facts: Facts) -> Facts:
+    """Given what Proxmox tells, return it with what the machines tell that run."""
+    known = list(facts.machines.values())
+    knocks = clients.clock.at_once(lambda machine: clients.ssh.answers(machine.address), known)
+    machines = {m.name: _awake(clients, m, ssh_open) for m, ssh_open in zip(known, knocks, strict=True)}
+    clients.ssh.know({machine.address: machine.host_key for machine in machines.values() if machine.host_key})
+    facts = look_at_databases(platform, clients, replace(facts, machines=machines))
+    return _ask_balancers(platform, clients, facts)
+
+
+def _taken(platform: Platform, clients: Clients, machines: Iterable[Machine]) -> dict[str, str]:
+    """Return who answers at the addresses of our ranges that none of our machines has; silence takes two seconds."""
+    ranges = {address for tier in platform.tiers.values() for address in addresses_of(tier.network)}
+    free = sorted(ranges - {machine.address for machine in machines})
+    found = clients.clock.at_once(clients.ssh.finds, free)
+    return {address: "a machine answers there" for address, taken in zip(free, found, strict=True) if taken}
 
 
 def _config(clients: Clients, row: VmRow) -> VmConfig | None:

@@ -13,6 +13,7 @@ from thems_jobs.core.image import (
     choose_image_vmid,
     fresh_since,
     image_vmids,
+    is_current,
     is_image,
     of_no_use,
     plan_build,
@@ -114,7 +115,8 @@ def _everything(platform: Platform, parameters: Parameters, clients: Clients, be
             machines[key] = replace(old, in_use=known.in_use) if known else old
     newest = newest_template(platform, tier, resources, clients.proxmox)
     knock = clients.ssh.answers if before else clients.ssh.finds  # looked at again, it is our own that has just gone
-    taken = not building and knock(address)
+    needed = not building and not is_current(newest, clients.roles[tier], since)
+    taken = needed and knock(address)
     return Facts(
         at=now,
         record=_record(clients),

@@ -20,7 +20,8 @@ def make_member(size: int = 3, index: int = 0, **changes: Any) -> Member:
     switches = {"wsrep_reject_queries": "NONE", "wsrep_desync": "OFF", "wsrep_sst_donor_rejects_queries": "OFF"}
     values: dict[str, Any] = {
         "status": "Primary", "uuid": UUID, "view": 7, "size": size, "index": index, "state": 4, "connected": True,
-        "ready": True, "switches": switches, "receive_queue": 0.2, "flow_control_ratio": 0.0, "busy": (),
+        "ready": True, "switches": switches, "receive_queue": 0.2, "flow_control_ratio": 0.0, "window_s": 2.0,
+        "busy": (),
         "seqno": 90_000, "gcache_downto": 40_000, "gcache_bytes": 128 * MIB, "write_bytes_s": 100_000.0,
         "data_bytes": 2_000 * MIB, "connections": 12,
     }  # fmt: skip

@@ -1,22 +1,22 @@
 """Database machines (MariaDB or Percona with Galera): what each one tells of itself, and switching it out and in.
 
-A member is asked on one connection, twice, with a window between: counters mean something only as differences.
+A member is asked twice, with a window between: counters mean something only as differences.
 """
 
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import TypeVar
 
+from thems_jobs.clients.mysql.history import History, Sample
 from thems_jobs.clients.mysql.wire import Account, Row, Session, code_of, each, opened, read_account
 from thems_jobs.core.facts import Member, Unknown
 from thems_jobs.core.platform import DatabaseCluster
 from thems_jobs.errors import Unreachable
 
 LIMIT_S = 10.0  # for all that one server is asked, the window not counted
-POLLS = 8  # looks at the receive queue within the window
+POLLS = 8  # looks at the receive queue within a window; within an eighth of one if the window has begun before
 FORGOTTEN_S = 60  # an idle session, as one by a proxy that died without a word: TCP takes two hours to notice that
 NEVER = 2**64 - 1  # what Galera says for "none"
 # Who copies all data: the machine's own account (for new members), that of backups, Percona's own for new members.
@@ -89,43 +89,50 @@ class Databases:
         self._account: Account = read_account(
             settings.user, settings.port, base / settings.password_file, base / settings.ca_file
         )
+        self._histories: dict[tuple[str, str], History] = {}
 
     def members(self, hosts: Mapping[str, str], window_s: float | None = None) -> dict[str, Member | Unknown]:
-        """Given addresses by machine name, return what each one tells, or why it could not be had."""
+        """Given addresses by machine name, return what each one tells, or why it could not be had.
+
+        The window is that of the settings, and may have begun with an earlier look; one that is given begins now.
+        """
         window = self._settings.sample_s if window_s is None else window_s
 
         def ask(name: str, address: str) -> Member | Unknown:
+            history = History() if window_s is not None else self._histories.setdefault((name, address), History())
             try:
                 with opened(name, address, self._account, window + LIMIT_S) as session:
-                    return self._look(session, window)
+                    return self._look(session, window, history)
             except Unreachable as error:
+                self._histories.pop((name, address), None)
                 return Unknown(error.detail)
 
         return each(hosts, ask)
 
-    def _look(self, session: Session, window_s: float) -> Member:
-        """Ask one member, twice; what cannot change much is asked within the window."""
-        began, first = time.monotonic(), _pairs(session.rows(STATUS))
-        before = session.rows(SESSIONS)
+    def _look(self, session: Session, window_s: float, history: History) -> Member:
+        """Ask one member twice, the first time maybe in an earlier look; what cannot change much is asked between."""
+        now = _sample(session)
+        began = history.begin(now, window_s)
+        polls_s = window_s if began is now else window_s / POLLS
         size = session.rows(DATA[self._settings.flavour])
-        queues = [_number(first.get("wsrep_local_recv_queue"))]
+        history.queues.append((now.at, _queue(now.status)))
         for poll in range(1, POLLS):
-            time.sleep(max(0.0, began + window_s * poll / POLLS - time.monotonic()))
-            queues.append(_number(_pairs(session.rows(QUEUE)).get("wsrep_local_recv_queue")))
+            time.sleep(max(0.0, now.at + polls_s * poll / POLLS - time.monotonic()))
+            history.queues.append((time.monotonic(), _queue(_pairs(session.rows(QUEUE)))))
         variables = _pairs(session.rows(VARIABLES))
-        time.sleep(max(0.0, began + window_s - time.monotonic()))
-        ended, last = time.monotonic(), _pairs(session.rows(STATUS))
-        queues.append(_number(last.get("wsrep_local_recv_queue")))
+        time.sleep(max(0.0, now.at + polls_s - time.monotonic()))
         locks = self._locks(session)
-        sessions = session.rows(SESSIONS)
-        known = [queue for queue in queues if queue is not None]
+        last = _sample(session)
+        history.queues.append((last.at, _queue(last.status)))
+        history.samples += [now, last]
+        sessions = last.sessions
         return read_member(
-            first,
-            last,
-            ended - began,
+            began.status,
+            last.status,
+            last.at - began.at,
             variables,
-            queue=fmean(known) if len(known) == len(queues) else None,
-            busy=_busy(before, sessions, locks),
+            queue=history.mean_queue(began.at),
+            busy=_busy(began.sessions, sessions, locks),
             connections=sum(row["USER"] == self._settings.application.user and not _forgotten(row) for row in sessions),
             data_bytes=int(size[0]["size"]) if size and size[0]["size"] is not None else None,
         )
@@ -246,6 +253,7 @@ def read_member(
         switches={name: variables[name].upper() for name in SWITCHES if name in variables},
         receive_queue=queue,
         flow_control_ratio=min(1.0, paused / 1e9 / seconds) if paused is not None and seconds else None,
+        window_s=seconds,
         busy=busy,
         seqno=_number(last.get("wsrep_last_committed")),
         gcache_downto=_number(last.get("wsrep_local_cached_downto")),
@@ -255,6 +263,15 @@ def read_member(
         connections=connections,
         version=variables.get("version", ""),
     )
+
+
+def _sample(session: Session) -> Sample:
+    at, status = time.monotonic(), _pairs(session.rows(STATUS))
+    return Sample(at, status, session.rows(SESSIONS))
+
+
+def _queue(status: Mapping[str, str]) -> int | None:
+    return _number(status.get("wsrep_local_recv_queue"))
 
 
 def _pairs(rows: Sequence[Row]) -> dict[str, str]:
