@@ -191,21 +191,21 @@ def in_turn(platform: Platform, facts: Facts, tier: str, steps: Sequence[Step], 
     """Given a tier's steps and who leaves, in that order, return them so that the cluster changes by one at a time.
 
     The first of a cluster that never was makes it; each other joins when the one before serves. Who leaves goes when
-    the one before is gone.
+    the one before is off: what Proxmox does with it then is nothing to the cluster.
     """
     if not is_database(platform, tier):
         return list(steps)
     joins = sorted((step.target for step in steps if step.action is Action.JOIN), key=number_of)
     founder = joins[0] if joins and not founded(platform, facts) else ""
     serves = {step.target: step.key for step in steps if step.action is Action.SERVE}
-    last = {step.target: step.key for step in steps}
+    off = {step.target: step.key for step in steps if step.action not in (Action.DESTROY, Action.AWAIT_DESTROY)}
     before: dict[str, frozenset[str]] = {}
     for number, name in enumerate(joins):
         later = set(joins[number:])
         before[name] = frozenset(key for target, key in serves.items() if target not in later)
-    gone = [name for name in leaving if name in last]
+    gone = [name for name in leaving if name in off]
     first = {name: next(step.key for step in steps if step.target == name) for name in gone}
-    waits = {first[name]: frozenset({last[earlier]}) for earlier, name in pairwise(gone)}
+    waits = {first[name]: frozenset({off[earlier]}) for earlier, name in pairwise(gone)}
     waits |= {f"{Action.JOIN} {name}": before[name] for name in joins}
     turned = [behind(step, waits[step.key]) if waits.get(step.key) else step for step in steps]
     return _founding(turned, founder) if founder else turned

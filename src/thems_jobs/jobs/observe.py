@@ -261,7 +261,8 @@ def _tasks_due(facts: Facts, waited: Mapping[str, Action]) -> bool:
         machine = facts.machines.get(name)
         if machine is None:
             continue
-        expected_s = seconds.get(action, min(ASSUMED_S[action], 5.0))
+        # Our own measure holds how late we asked, and would never come down.
+        expected_s = facts.history.get(action, seconds.get(action, min(ASSUMED_S[action], 5.0)))
         over = facts.at - machine.task_at > 0.9 * expected_s
         if since >= (TASKS_POLL_S if over else TASKS_IDLE_POLL_S):
             return True

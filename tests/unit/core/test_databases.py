@@ -118,7 +118,7 @@ def test_an_event_takes_database_and_web_in_one_plan_and_gives_both_back(seed: i
     assert len(leaves) == 2
     first, second = (key.removeprefix("leave ") for key in leaves)
     assert order(done, f"withdraw {first}", f"await-drain {first}", f"retire {first}", f"leave {first}",
-                 f"await-destroy {first}", f"withdraw {second}", f"leave {second}")  # fmt: skip
+                 f"await-stop {first}", f"withdraw {second}", f"leave {second}")  # fmt: skip
     assert max(done.index(key) for key in done if key.startswith("retire shop-web")) < done.index(f"withdraw {first}")
 
 
