@@ -87,7 +87,7 @@ def _wait(platform: Platform, action: Action, name: str, slot: str = "") -> Step
     reason, poll_s, deadline_s = {
         Action.AWAIT_CLONE: ("Proxmox clones its disk", 2.0, limits.clone_s),
         Action.AWAIT_BOOT: ("it boots", 1.0, limits.boot_s),
-        Action.AWAIT_SYNC: ("it takes the cluster's data", 2.0, limits.sync_s),
+        Action.AWAIT_SYNC: ("it takes the cluster's data", 1.0, limits.sync_s),
         Action.AWAIT_UP: ("the balancers check it themselves", 0.5, limits.up_s),
         Action.AWAIT_DRAIN: ("visitors finish what they began", 1.0, limits.drain_s),
         Action.AWAIT_STOP: ("it shuts down", 1.0, limits.stop_s),
