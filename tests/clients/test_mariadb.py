@@ -1,6 +1,5 @@
 """Database machines over the real protocol: what they tell, what is missing, and every way not to answer."""
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -118,21 +117,17 @@ def test_a_window_that_began_with_an_earlier_look_shows_what_happened_between_th
     look_again = looks(wires, wires.serve(member.answer, PASSWORDS))
     assert look_again().flow_control_ratio == 0
     member.status["wsrep_flow_control_paused_ns"] = str(5000 + 10**8)
-    time.sleep(WINDOW_S)
     seen = look_again()
     assert seen.window_s > WINDOW_S
     assert seen.flow_control_ratio == pytest.approx(0.1 / seen.window_s, rel=0.01)
 
 
-def test_a_window_is_never_shorter_than_asked_for_and_not_waited_for_again(wires: Wires) -> None:
+def test_a_window_is_never_shorter_than_asked_for(wires: Wires) -> None:
     member = Galera()
-    look_again = looks(wires, wires.serve(member.answer, PASSWORDS), sample_s=1.0)
-    seen = look_again(), look_again(), look_again()
-    assert all(1.0 <= found.window_s < 5.0 for found in seen), seen
-    assert len([asked for asked in member.asked if "wsrep\\_%" in asked]) == 6, "two samples in each look"
-    began = time.monotonic()
-    look_again()
-    assert time.monotonic() - began < 1.0
+    look_again = looks(wires, wires.serve(member.answer, PASSWORDS))
+    seen = [look_again() for _ in range(5)]
+    assert all(found.window_s >= WINDOW_S for found in seen), seen
+    assert len([asked for asked in member.asked if "wsrep\\_%" in asked]) == 10, "two samples in each look"
 
 
 def test_a_burst_in_the_receive_queue_counts_by_its_part_of_the_window(wires: Wires) -> None:
