@@ -110,8 +110,6 @@ class Galera:
             return list(self.locks), ["ID", "HELD"]
         if "information_schema." in text:
             return self._schema(text)
-        if text.startswith("KILL CONNECTION"):
-            return self._kill(int(text.split()[-1]))
         if found := re.fullmatch(r"SELECT MAX\(`\w+`\) AS highest FROM `shop`\.`(\w+)`", text):
             if self.variables["wsrep_reject_queries"] != "NONE" or self.status["wsrep_ready"] != "ON":
                 raise NOT_READY
@@ -142,9 +140,7 @@ class Galera:
 
     def _schema(self, text: str) -> Answer:
         if "PROCESSLIST" in text:
-            user = re.search(r"WHERE USER = '(\w+)'", text)
-            listed = [row for row in self.sessions if not user or row[1] == user[1]]
-            rows: list[tuple[Any, ...]] = [(*(*row, None)[:6], self.idle_s) for row in listed]
+            rows: list[tuple[Any, ...]] = [(*(*row, None)[:6], self.idle_s) for row in self.sessions]
             return rows, ["ID", "USER", "COMMAND", "STATE", "INFO", "DB", "TIME"]
         if "TABLESPACES" in text:
             if ("INNODB_SYS_TABLESPACES" in text) != (self.flavour == "mariadb"):
@@ -154,13 +150,3 @@ class Galera:
             (name, *column) for name, table in sorted(self.tables.items()) for column in table.columns
         ]  # as ordered by the statement
         return rows, ["TABLE_NAME", "COLUMN_NAME", "COLUMN_TYPE", "EXTRA"]
-
-    def _kill(self, number: int) -> Answer:
-        """A member that rejects queries refuses KILL, too, to sessions without wsrep_dirty_reads (seen on MariaDB)."""
-        dirty = "SET SESSION wsrep_dirty_reads = ON" in self.asked
-        if self.variables["wsrep_reject_queries"] != "NONE" and not dirty:
-            raise NOT_READY
-        if number not in [row[0] for row in self.sessions]:
-            raise Refusal(1094, f"Unknown thread id: {number}")
-        self.sessions = [row for row in self.sessions if row[0] != number]
-        return NONE

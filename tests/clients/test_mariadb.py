@@ -408,26 +408,6 @@ def test_percona_confirms_maintenance_after_its_transition_period(
     assert member.variables["pxc_maint_mode"] == "MAINTENANCE"
 
 
-def test_only_the_shop_s_sessions_are_ended_even_if_queries_are_rejected(wires: Wires) -> None:
-    member = Galera(variables={"wsrep_reject_queries": "ALL"})
-    address = wires.serve(member.answer, PASSWORDS).address
-    assert databases(wires).kill_sessions("shop-db-1", address) == 2
-    assert {row[1] for row in member.sessions} == {"system user", "thems"}
-    assert databases(wires).kill_sessions("shop-db-1", address) == 0
-
-
-def test_a_session_that_ended_by_itself_is_no_failure(wires: Wires) -> None:
-    member = Galera()
-    answer = member.answer
-
-    def gone(statement: str) -> Any:
-        if statement.startswith("KILL"):
-            member.sessions = [row for row in member.sessions if row[1] != "shop"]
-        return answer(statement)
-
-    assert databases(wires).kill_sessions("shop-db-1", wires.serve(gone, PASSWORDS).address) == 2
-
-
 def test_a_change_that_is_not_confirmed_is_unreachable(wires: Wires) -> None:
     served = wires.serve(Galera().answer, PASSWORDS)
     served.trouble.refuse = True

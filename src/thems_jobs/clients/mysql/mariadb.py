@@ -161,18 +161,6 @@ class Databases:
         with opened(name, address, self._account, LIMIT_S + waits_s, waits_s) as session:
             session.do(f"SET GLOBAL {switch} = '{wanted}'")
 
-    def kill_sessions(self, name: str, address: str) -> int:
-        """End the shop's sessions on a member, and return how many there were."""
-
-        def kill(session: Session) -> int:
-            session.do("SET SESSION wsrep_dirty_reads = ON")  # or KILL, too, is refused by one that rejects queries
-            rows = session.rows(f"{SESSIONS} WHERE USER = %s", [self._settings.application.user])
-            for row in rows:
-                session.do("KILL CONNECTION %s", [int(row["ID"])], unless=NO_SUCH_SESSION)
-            return len(rows)
-
-        return self._change(name, address, kill)
-
     def differences(self, source: tuple[str, str], copy: tuple[str, str]) -> tuple[str, ...]:
         """Given name and address of a member and of a new one, return what the new one lacks of the data.
 

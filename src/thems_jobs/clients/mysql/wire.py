@@ -71,14 +71,10 @@ class Session:
             cursor.execute(statement, values or None)
             return list(cursor.fetchall())
 
-    def do(self, statement: str, values: Sequence[object] = (), unless: int = 0) -> None:
-        """Let the server do something. Raise Unreachable if it does not say that it did, or that code `unless`."""
-        try:
-            with _translated(self.name), self._connection.cursor() as cursor:
-                cursor.execute(statement, values or None)
-        except Unreachable as error:
-            if not unless or code_of(error) != unless:
-                raise
+    def do(self, statement: str) -> None:
+        """Let the server do something. Raise Unreachable if it does not say that it did."""
+        with _translated(self.name), self._connection.cursor() as cursor:
+            cursor.execute(statement)
 
 
 def code_of(error: Unreachable) -> int:

@@ -1,7 +1,7 @@
 -- Ansible managed
 -- Made once, by the member that makes the cluster; the same again changes nothing but passwords.
 
--- The jobs: look at everything, take a member out of service, end sessions, compare what members hold.
+-- The jobs: look at everything, take a member out of service, compare what members hold.
 CREATE USER IF NOT EXISTS 'thems'@'%' REQUIRE SSL;
 ALTER USER 'thems'@'%' IDENTIFIED BY 'it''s a \\secret' REQUIRE SSL;
 GRANT PROCESS, SUPER, CONNECTION ADMIN ON *.* TO 'thems'@'%';
