@@ -7,16 +7,12 @@ their own switches some time later, sets OFFLINE_SOFT back, and finds a member i
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
+from worlds import World, running
 
-from thems_jobs.lab.layout import LabLayout
 from waiting import eventually
 
 pytestmark = [
@@ -24,36 +20,19 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.slow,
 ]
-WORLD = Path(__file__).with_name("database_world.py")
-COMMAND = "from thems_jobs.cli import main; main()"
 CHANGED = (0, 5)  # 5: nothing is copied before machines leave, on a platform without a folder for it
 
 
-@dataclass
-class Running:
+class Running(World):
     """The world, and thems-jobs in it."""
-
-    layout: LabLayout
-    process: "subprocess.Popen[str]"
 
     def order(self, **order: Any) -> dict[str, Any]:
         """Give the world an order, and return what there is."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        told: dict[str, Any] = json.loads(self.process.stdout.readline())
+        told: dict[str, Any] = json.loads(self.tell(**order))
         return told
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        environment = {
-            **os.environ, "THEMS_PLATFORM": str(self.layout.platform), "ANSIBLE_SSH_TRANSFER_METHOD": "piped",
-            "PATH": f"{self.layout.directory / 'bin'}:{os.environ['PATH']}",
-        }  # fmt: skip
-        return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *arguments, "--json", "--yes"],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        return super().start(*arguments, "--json", "--yes")
 
     def run(self, *arguments: str) -> dict[str, Any]:
         """Run thems-jobs to its good end, and return its report."""
@@ -75,29 +54,10 @@ class Running:
         assert set(seen["switches"].values()) == {"DISABLED"}
 
 
-@contextmanager
-def running(folder: Path) -> Iterator[Running]:
-    with (folder / "log").open("w+") as log:
-        process = subprocess.Popen(
-            ["unshare", "--net", "--", sys.executable, str(WORLD), str(folder)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-        )  # fmt: skip
-        assert process.stdout is not None
-        try:
-            said = process.stdout.readline()
-            assert said == "ready\n", (folder / "log").read_text()[-3000:]
-            layout = LabLayout(folder)
-            layout.netns.symlink_to(f"/proc/{process.pid}/ns/net")
-            yield Running(layout, process)
-        finally:
-            process.kill()
-            process.wait()
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The tier as provision makes it of nothing: three members behind two proxies."""
-    with running(tmp_path_factory.mktemp("world")) as world:
+    with running(Running, "database_world.py", tmp_path_factory.mktemp("world")) as world:
         world.run("provision")
         yield world
 

@@ -4,49 +4,28 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml
 
 import pytest
-
-from thems_jobs.lab.layout import LabLayout
+from worlds import World, running
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root"),
     pytest.mark.timeout(180),
 ]
-WORLD = Path(__file__).with_name("galera_world.py")
-COMMAND = "from thems_jobs.cli import main; main()"
 
 
-@dataclass
-class Running:
+class Running(World):
     """The world, and the command in it."""
 
-    layout: LabLayout
-    process: "subprocess.Popen[str]"
-
     def change(self, **order: Any) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        assert self.process.stdout.readline() == "done\n"
+        assert self.tell(**order) == "done\n"
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        environment = {
-            **os.environ, "THEMS_PLATFORM": str(self.layout.platform), "COLUMNS": "150",
-            "PATH": f"{self.layout.directory / 'bin'}:{os.environ['PATH']}",
-        }  # fmt: skip
-        return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, "galera-health", *arguments],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        return super().start("galera-health", *arguments)
 
     def health(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         process = self.start(*arguments)
@@ -62,29 +41,9 @@ class Running:
         return sorted({refusal["reference"] for refusal in refusals})
 
 
-@contextmanager
-def running(folder: Path, proxy: str) -> Iterator[Running]:
-    with (folder / "log").open("w+") as log:
-        process = subprocess.Popen(
-            ["unshare", "--net", "--", sys.executable, str(WORLD), str(folder), proxy],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-        )  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            said = process.stdout.readline()
-            assert said == "ready\n", (folder / "log").read_text()[-3000:]
-            layout = LabLayout(folder)
-            layout.netns.symlink_to(f"/proc/{process.pid}/ns/net")
-            yield Running(layout, process)
-        finally:
-            process.kill()
-            process.wait()
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("world"), "haproxy") as world:
+    with running(Running, "galera_world.py", tmp_path_factory.mktemp("world"), "haproxy") as world:
         yield world
 
 
@@ -170,7 +129,7 @@ def test_a_watch_tells_of_each_look_until_it_is_ended_with_the_last_verdict(worl
 
 
 def test_behind_proxysql_the_admin_interfaces_and_the_machines_addresses_are_asked(tmp_path: Path) -> None:
-    with running(tmp_path, "proxysql") as world:
+    with running(Running, "galera_world.py", tmp_path, "proxysql") as world:
         assert world.closed() == []
         assert world.closed("--for", "restart", "shop-db-1") == ["galera-writer"]
         world.change(proxy="shop-proxy-2", holds=["10.77.0.20"])
