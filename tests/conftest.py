@@ -1,6 +1,12 @@
-"""What all tests share: nothing of the caller's own settings reaches them."""
+"""What all tests share: nothing of the caller's own settings reaches them, and no command that they run ends them."""
 
 import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from thems_jobs import cli
 
 for name in [name for name in os.environ if name.startswith("THEMS_")]:
     if name not in (
@@ -14,3 +20,11 @@ for name in [name for name in os.environ if name.startswith("THEMS_")]:
         "THEMS_JENKINS_CA_FILE",
     ):
         del os.environ[name]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def in_this_process() -> Iterator[None]:
+    """A command in the tests' own process waits for no thread: those of other tests would look as if they hang."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "leave", sys.exit)
+        yield

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -315,13 +316,40 @@ def test_sigterm_ends_a_run_with_143_and_a_report(platform: Platform, tmp_path: 
     assert resumed.exit is Exit.OK, resumed.message
 
 
-def test_a_call_that_hangs_keeps_nobody_from_ending() -> None:
-    code = (
-        "import sys, time; from thems_jobs import cli; from thems_jobs.clock import SystemClock;"
-        "SystemClock().submit(lambda: time.sleep(60)); sys.argv = ['thems-jobs', 'version']; cli.main()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout.startswith("thems-jobs ")
+HANGING_RUN = """
+import socket, sys, threading
+from thems_jobs.cli import app, main
+
+@app.command()
+def broken():
+    raise ZeroDivisionError
+
+asked = socket.create_connection(("127.0.0.1", int(sys.argv.pop(1))))
+threading.Thread(target=asked.recv, args=(1,)).start()
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["version"], 0, "thems-jobs "),
+        (["status", "--platform", "/nowhere"], 2, "/nowhere"),
+        (["broken"], 1, "thems-jobs has a bug: ZeroDivisionError"),
+    ],
+)
+def test_an_answer_that_never_comes_keeps_no_command_from_ending(
+    arguments: list[str], code: int, said: str, tmp_path: Path
+) -> None:
+    """Whichever way it ends: a thread still waits for a server that accepts and does not answer."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        done = subprocess.run(
+            [sys.executable, "-c", HANGING_RUN, str(silent.getsockname()[1]), *arguments],
+            env={**os.environ, "XDG_STATE_HOME": str(tmp_path)}, capture_output=True, text=True, timeout=30,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout + done.stderr
 
 
 def test_a_command_that_goes_on_is_the_one_that_was_approved() -> None:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -83,34 +83,43 @@ app.add_typer(jenkins.app, name="jobs-sync")
 
 
 def main() -> None:
-    """Run the command line; every way in which it can end is here."""
+    """Run the command line, and end, whatever hangs."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # an old terminal shows ? for a tick
     signal.signal(signal.SIGINT, lambda *_: sys.exit(ABORTED))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(ABORTED))
     try:
+        code: Any = run()
+    except SystemExit as ending:  # of the command, or a signal, also while something is said of an error
+        code = ending.code
+    leave(code)
+
+
+def run() -> int:
+    """Run what was asked for; return the exit code of every ending but SystemExit."""
+    try:
         show_warnings()
         app(prog_name="thems-jobs")
-    except SystemExit as ending:
-        leave(ending)
     except ThemsError as error:
-        sys.exit(say(error))
+        return say(error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has gone, as `| head` does
-        sys.exit(OK)
     except Exception as error:
-        sys.exit(crash(error))
+        return crash(error)
+    return OK
 
 
-def leave(ending: SystemExit) -> None:
-    """Given how the command ended, end so, even if a thread hangs in a system call that nothing can break off."""
+def leave(code: Any) -> NoReturn:
+    """Given an exit code, end with it, even if a thread hangs in a system call that nothing can break off."""
     deadline = time.monotonic() + THREADS_END_S
     others = [t for t in threading.enumerate() if t is not threading.current_thread() and not t.daemon]
-    for thread in others:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    if not any(thread.is_alive() for thread in others) or not isinstance(ending.code, int):
-        raise ending
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(ending.code)
+    with suppress(SystemExit):  # a signal: they have got enough time
+        for thread in others:
+            thread.join(max(0.0, deadline - time.monotonic()))
+    if not any(thread.is_alive() for thread in others) or not isinstance(code, int):
+        sys.exit(code)
+    with suppress(OSError):  # whoever read us has gone
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
