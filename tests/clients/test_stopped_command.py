@@ -53,23 +53,21 @@ def silent(certificates: Path) -> Iterator[SilentServer]:
 
 @pytest.fixture
 def platform_file(silent: SilentServer, certificates: Path, tmp_path: Path) -> Path:
-    text = resources.path("platforms", "lab.yaml").read_text().replace("reach:\n  netns: netns\n", "")
+    text = resources.path("platforms", "lab-database.yaml").read_text().replace("reach:\n  netns: netns\n", "")
     text = text.replace('["https://10.77.0.1:8006"]', f'["https://127.0.0.1:{silent.port}"]')
     path = tmp_path / "platform.yaml"
-    path.write_text(
-        text.replace("ca_file: ca.pem", f"ca_file: {certificates}/ca.pem").replace("api_s: 15", "api_s: 60")
-    )
-    (tmp_path / "token").write_text("c0ffee00-0000-4000-8000-000000000000\n")
-    (tmp_path / "token").chmod(0o600)
+    for name in ("ca.pem", "database-ca.pem"):
+        text = text.replace(f"ca_file: {name}", f"ca_file: {certificates}/ca.pem")
+    path.write_text(text.replace("api_s: 15", "api_s: 60"))
+    for name in ("token", "database-ca.key", "database-password", "shop-database-password"):
+        (tmp_path / name).write_text("c0ffee00-0000-4000-8000-000000000000\n")
+        (tmp_path / name).chmod(0o600)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "ssh_key")], check=True)
     return path
 
 
-@pytest.mark.parametrize("how", ["--yes", "--plan"])
-def test_a_stop_is_soon_and_leaves_a_report_when_the_api_hangs(
-    silent: SilentServer, platform_file: Path, tmp_path: Path, how: str
-) -> None:
-    line = ["provision", how, "--platform", str(platform_file), "--report-dir", str(tmp_path / "stopped")]
+def stop(silent: SilentServer, *line: str) -> str:
+    """Run a command, ask it to stop while it waits for the API, and return what it printed; it has ended with 143."""
     command = [str(Path(sys.executable).parent / "thems-jobs"), *line]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
@@ -82,7 +80,20 @@ def test_a_stop_is_soon_and_leaves_a_report_when_the_api_hangs(
         run.kill()
     assert run.returncode == 143, printed
     assert seconds < JENKINS_S
+    return printed
+
+
+@pytest.mark.parametrize("how", ["--yes", "--plan"])
+def test_a_stop_is_soon_and_leaves_a_report_when_the_api_hangs(
+    silent: SilentServer, platform_file: Path, tmp_path: Path, how: str
+) -> None:
+    folder = tmp_path / "stopped"
+    printed = stop(silent, "provision", how, "--platform", str(platform_file), "--report-dir", str(folder))
     assert "Aborted on request, nothing was changed." in printed
-    report = json.loads((tmp_path / "stopped" / "report.json").read_text())
+    report = json.loads((folder / "report.json").read_text())
     assert (report["exit"], report["steps"]) == (143, [])
     assert report["next"].startswith("thems-jobs provision")
+
+
+def test_a_watch_that_has_seen_nothing_yet_is_stopped_as_soon(silent: SilentServer, platform_file: Path) -> None:
+    stop(silent, "galera-health", "--watch", "--platform", str(platform_file))

@@ -3,6 +3,8 @@
 import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -107,22 +109,28 @@ def galera_recover(
 
 
 def _follow(platform: "Platform", make_job: "Callable[[Clients], Job]", as_json: bool) -> None:
-    """Given a job whose plan has no steps, show what it finds again and again; end with the last verdict."""
+    """Given a job whose plan has no steps, show what it finds again and again; end with the last verdict.
+
+    A signal ends it, also while it looks; without any verdict it is aborted.
+    """
     from rich.live import Live
 
     from thems_jobs import display, report
+    from thems_jobs.clock import Stopped, answer_of
     from thems_jobs.core.job import Look
 
     facts, plan = None, None
     with running.opened_clients(platform) as (clients, clock), running.stopping_gently(clock):
         job = make_job(clients)
-        with Live(console=endings.console_on(sys.stderr if as_json else sys.stdout)) as live:
-            while not clock.stopping():
-                facts = job.observe(facts, Look(anew=True))
+        with Live(console=endings.console_on(sys.stderr if as_json else sys.stdout)) as live, suppress(Stopped):
+            while True:
+                facts = answer_of(clock, partial(job.observe, facts, Look(anew=True)))
                 plan = job.plan(facts)
                 if as_json:
                     print(json.dumps(report.health_as_json(plan, facts.at)), flush=True)
                 else:
                     live.update(display.health_view(plan, facts.at))
                 clock.wait((), WATCH_PAUSE_S)
-    raise typer.Exit(endings.REFUSED if plan is None or plan.refusals else endings.OK)
+    if plan is None:
+        raise typer.Exit(endings.ABORTED)
+    raise typer.Exit(endings.REFUSED if plan.refusals else endings.OK)
