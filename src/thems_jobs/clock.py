@@ -52,16 +52,7 @@ class SystemClock:
         return self._threads.submit(call)
 
     def detach(self, call: Callable[[], T]) -> "Future[T]":
-        future: Future[T] = Future()
-
-        def work() -> None:
-            try:
-                future.set_result(call())
-            except BaseException as error:  # as a pool keeps it for whoever asks
-                future.set_exception(error)
-
-        threading.Thread(target=work, name="detached").start()
-        return future
+        return detached(call)
 
     def wait(self, calls: Collection["Future[Any]"], timeout_s: float) -> None:
         was_stopping, end = self.stopping(), time.monotonic() + timeout_s
@@ -88,6 +79,20 @@ class SystemClock:
     def stop(self) -> None:
         """Ask every run on this clock to start nothing new and to end."""
         self._stop.set()
+
+
+def detached(call: Callable[[], T]) -> "Future[T]":
+    """Start a call beside this one, at once, that may hang: nobody has to wait for it."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # as a pool keeps it for whoever asks
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="detached").start()
+    return future
 
 
 def answer_of(clock: Clock, question: Callable[[], T], meanwhile: Callable[[], None] = lambda: None) -> T:

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -194,30 +195,49 @@ def test_a_folder_that_cannot_be_used_is_said_before_and_while_it_is_tried(tmp_p
         assert (caught.value.reference, caught.value.subject) == ("backup-folder", str(folder))
 
 
-def test_a_share_that_hangs_is_said_and_waited_for_once(folder: Path) -> None:
-    """A pipe that nobody writes into holds whoever opens it, as a share does whose server is away."""
+@pytest.fixture
+def hanging(folder: Path) -> Iterator[Callable[[], None]]:
+    """A pipe that nobody writes into holds whoever opens it, as a share does whose server is away; return its end."""
     folder.mkdir()
-    name = put(folder, "shop-db-1", 1)
-    note = folder / f"{name}.json"
+    note = folder / f"{put(folder, 'shop-db-1', 1)}.json"
     said = note.read_text()
     note.unlink()
     os.mkfifo(note)
+
+    def end() -> None:
+        if note.is_fifo():
+            note.write_text(said)  # whoever waits for it goes on
+            note.unlink()
+            note.write_text(said)
+
+    yield end
+    end()
+
+
+def test_a_share_that_hangs_is_said_and_waited_for_once(folder: Path, hanging: Callable[[], None]) -> None:
     client = Backups(folder, "shop-db-", 7, answers_s=0.5)
-    try:
-        began = time.monotonic()
-        for _ in range(20):
-            told = client.newest()
-            assert isinstance(told, Unknown)
-            assert "does not answer within 0.5 s" in told.reason
-        assert time.monotonic() - began < 20 * 0.5
-        with pytest.raises(EffectFailed, match="does not answer") as caught:
-            client.save("shop-db-3", giving(whole()))
-        assert caught.value.reference == "backup-folder"
-    finally:
-        note.write_text(said)  # whoever waits for it goes on
-        note.unlink()
-        note.write_text(said)
+    began = time.monotonic()
+    for _ in range(20):
+        told = client.newest()
+        assert isinstance(told, Unknown)
+        assert "does not answer within 0.5 s" in told.reason
+    assert time.monotonic() - began < 20 * 0.5
+    with pytest.raises(EffectFailed, match="does not answer") as caught:
+        client.save("shop-db-3", giving(whole()))
+    assert caught.value.reference == "backup-folder"
+    hanging()
     eventually(lambda: isinstance(client.newest(), Backup), "it hangs for ever", 5)
+
+
+def test_whoever_looks_while_another_does_gets_the_same_answer(folder: Path, hanging: Callable[[], None]) -> None:
+    """As a run that looks does, while a backup begins on a share that is slow."""
+    client = Backups(folder, "shop-db-", 7, answers_s=60)
+    with ThreadPoolExecutor() as threads:
+        looks = [threads.submit(client.newest) for _ in range(2)]
+        done, _ = wait(looks, timeout=1, return_when=FIRST_COMPLETED)
+        hanging()
+        assert not done, "one did not wait"
+        assert [isinstance(look.result(), Backup) for look in looks] == [True, True]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")

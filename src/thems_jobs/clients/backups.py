@@ -11,18 +11,19 @@ import fcntl
 import hashlib
 import json
 import os
-import queue
 import re
 import selectors
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from thems_jobs.clock import detached
 from thems_jobs.core.backups import CLOCKS_DIFFER_S
 from thems_jobs.core.facts import Backup, Unknown
 from thems_jobs.errors import EffectFailed, Transient, Unreachable
@@ -50,7 +51,9 @@ class Backups:
         self._keep = keep
         self._stalled_s = stalled_s
         self._answers_s = answers_s
-        self._looking: threading.Thread | None = None
+        self._looking: Future[Backup | Unknown | None] | None = None
+        self._until = 0.0
+        self._beginning = threading.Lock()
         self._cancelled = threading.Event()
         self._under_way: set[str] = set()
 
@@ -62,14 +65,14 @@ class Backups:
     def newest(self) -> Backup | Unknown | None:
         """Return the newest whole copy, None if there is none, or why the folder cannot be used.
 
-        A share that hangs holds whoever looks at it: that is a thread of its own, which no run waits for.
+        A share that hangs holds whoever looks at it: that is one thread, which no run waits for longer than once.
         """
-        seen: queue.SimpleQueue[Backup | Unknown | None] = queue.SimpleQueue()
-        if self._looking is None or not self._looking.is_alive():
-            self._looking = threading.Thread(target=lambda: seen.put(self._look()), daemon=True)
-            self._looking.start()
-            with suppress(queue.Empty):
-                return seen.get(timeout=self._answers_s)
+        with self._beginning:
+            if self._looking is None or self._looking.done():
+                self._until, self._looking = time.monotonic() + self._answers_s, detached(self._look)
+            looking, until = self._looking, self._until
+        with suppress(TimeoutError):
+            return looking.result(max(0.0, until - time.monotonic()))
         return Unknown(f"it does not answer within {self._answers_s:g} s")
 
     def _look(self) -> Backup | Unknown | None:
