@@ -13,7 +13,7 @@ from thems_jobs.run_state import Run
 
 log = logging.getLogger(__name__)
 
-# From SIGTERM to the end: 10 s, 2 s, a report, and what cli.leave waits; Jenkins kills after 20.
+# From SIGTERM to the end: 10 s, 2 s, 3 s for a report, and what cli.leave waits; Jenkins kills after 20.
 STOP_S = 10.0  # what may still be under way gets so long
 GIVE_BACK_S = 2.0  # the platform's record gets so long
 LOOK_S = 0.2  # how soon it is noticed that something ended

@@ -1,6 +1,7 @@
-"""A command that is asked to stop while the cluster's API takes its request and never answers."""
+"""A command that is asked to stop while the API takes its request and never answers, or the folder of its reports."""
 
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -17,6 +18,15 @@ from thems_jobs import resources
 from waiting import eventually
 
 JENKINS_S = 20.0  # then Jenkins kills
+PROGRAM = (str(Path(sys.executable).parent / "thems-jobs"),)
+# As on a share whose server is away: what was written does not get there, for a pipe that nobody writes into.
+HANGING_SHARE = """
+import os, sys
+from thems_jobs.cli import main
+pipe = sys.argv.pop(1)
+os.fsync = lambda _: open(pipe).read()
+main()
+"""
 
 
 class SilentServer:
@@ -66,9 +76,8 @@ def platform_file(silent: SilentServer, certificates: Path, tmp_path: Path) -> P
     return path
 
 
-def stop(silent: SilentServer, *line: str) -> str:
+def stop(silent: SilentServer, *command: str) -> str:
     """Run a command, ask it to stop while it waits for the API, and return what it printed; it has ended with 143."""
-    command = [str(Path(sys.executable).parent / "thems-jobs"), *line]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         eventually(lambda: silent.requests, "the API is asked", 60)
@@ -88,7 +97,7 @@ def test_a_stop_is_soon_and_leaves_a_report_when_the_api_hangs(
     silent: SilentServer, platform_file: Path, tmp_path: Path, how: str
 ) -> None:
     folder = tmp_path / "stopped"
-    printed = stop(silent, "provision", how, "--platform", str(platform_file), "--report-dir", str(folder))
+    printed = stop(silent, *PROGRAM, "provision", how, "--platform", str(platform_file), "--report-dir", str(folder))
     assert "Aborted on request, nothing was changed." in printed
     report = json.loads((folder / "report.json").read_text())
     assert (report["exit"], report["steps"]) == (143, [])
@@ -96,4 +105,28 @@ def test_a_stop_is_soon_and_leaves_a_report_when_the_api_hangs(
 
 
 def test_a_watch_that_has_seen_nothing_yet_is_stopped_as_soon(silent: SilentServer, platform_file: Path) -> None:
-    stop(silent, "galera-health", "--watch", "--platform", str(platform_file))
+    stop(silent, *PROGRAM, "galera-health", "--watch", "--platform", str(platform_file))
+
+
+@pytest.fixture
+def on_hanging_share(tmp_path: Path) -> tuple[str, ...]:
+    os.mkfifo(tmp_path / "pipe")
+    return (sys.executable, "-c", HANGING_SHARE, str(tmp_path / "pipe"))
+
+
+def test_a_stop_is_as_soon_if_the_report_s_folder_hangs_too(
+    silent: SilentServer, platform_file: Path, on_hanging_share: tuple[str, ...], tmp_path: Path
+) -> None:
+    line = ("provision", "--yes", "--platform", str(platform_file), "--report-dir", str(tmp_path / "stopped"))
+    printed = stop(silent, *on_hanging_share, *line)
+    assert "The report could not be written: its folder does not answer" in printed
+    assert "Aborted on request, nothing was changed." in printed
+
+
+def test_a_refusal_is_said_if_the_report_s_folder_hangs(
+    platform_file: Path, on_hanging_share: tuple[str, ...], tmp_path: Path
+) -> None:
+    line = ("provision", "wbe", "--platform", str(platform_file), "--report-dir", str(tmp_path / "refused"))
+    done = subprocess.run([*on_hanging_share, *line], capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 2
+    assert "unknown tier 'wbe'" in done.stderr.lower()

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 OK, CRASHED, USAGE, REFUSED, ABORTED = 0, 1, 2, 4, 143  # as core.outcome.Exit, without importing it for --help
+REPORT_S, STOPPED_REPORT_S = 15.0, 3.0  # a folder for reports that does not answer for so long is on a share that hangs
 
 ASKED = SimpleNamespace(report_dir=None)  # of the command that runs: where its ending is written down, too
 
@@ -31,9 +32,11 @@ def say(error: ThemsError) -> int:
     console.print(view, soft_wrap=not console.is_terminal)  # a sentence stays one line in a log
     if ASKED.report_dir:
         from thems_jobs import report
+        from thems_jobs.clock import detached
 
+        text = " ".join([*mistakes, error.remedy])
         with suppress(OSError):
-            report.write_message(" ".join([*mistakes, error.remedy]), ASKED.report_dir)
+            detached(lambda: report.write_message(text, ASKED.report_dir)).result(REPORT_S)
     return USAGE if isinstance(error, UsageError) else REFUSED
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from thems_jobs.cli.endings import ABORTED, ASKED, console_on
+from thems_jobs.cli.endings import ABORTED, ASKED, REPORT_S, STOPPED_REPORT_S, console_on
 from thems_jobs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from thems_jobs.core.platform import Platform
     from thems_jobs.jobs.clients import Clients
     from thems_jobs.wish import Wish
+
+SILENT = "its folder does not answer"  # what a file system that hangs says
 
 
 def wished(
@@ -140,13 +142,17 @@ def run(job: "Job", wish: "Wish", clock: "SystemClock", scheduled: bool) -> "Out
 def conclude(outcome: "Outcome", wish: "Wish", plan_shown: bool = False) -> None:
     """Given what became of a run, write it down and print it, the line that matters last."""
     from thems_jobs import display, report
+    from thems_jobs.clock import detached
+    from thems_jobs.core.outcome import Exit
 
-    if wish.report_dir:
+    if folder := wish.report_dir:
+        within_s = STOPPED_REPORT_S if outcome.exit is Exit.ABORTED else REPORT_S
         try:
-            report.write_report(outcome, wish.report_dir)
-            console_on(sys.stderr).print(display.words(f"Report: {wish.report_dir / 'report.html'}", "dim"))
+            detached(lambda: report.write_report(outcome, folder)).result(within_s)
+            console_on(sys.stderr).print(display.words(f"Report: {folder / 'report.html'}", "dim"))
         except OSError as error:
-            console_on(sys.stderr).print(display.words(f"The report could not be written: {error}", "bold red"))
+            reason = str(error) or SILENT
+            console_on(sys.stderr).print(display.words(f"The report could not be written: {reason}", "bold red"))
     if wish.as_json:
         print(json.dumps(report.as_json(outcome), indent=2))
     else:
@@ -178,10 +184,13 @@ def opened_clients(platform: "Platform") -> "Iterator[tuple[Clients, SystemClock
 
 
 def make_report_dir(folder: Path) -> None:
+    from thems_jobs.clock import detached
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        detached(lambda: folder.mkdir(parents=True, exist_ok=True)).result(REPORT_S)
     except OSError as error:
-        raise UsageError("usage", f"--report-dir {folder}", [f"it cannot be made ({error.strerror})."]) from error
+        reason = error.strerror or SILENT
+        raise UsageError("usage", f"--report-dir {folder}", [f"it cannot be made ({reason})."]) from error
 
 
 @contextmanager
