@@ -74,7 +74,6 @@ LOCKS = {
 # A member that was made by an older version shows no locks before its next start, or not to us: then what it says of
 # its sessions must do. Unknown table; not ours to read.
 NOT_SHOWN = (1109, 1142)
-NO_SUCH_SESSION = 1094
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 T = TypeVar("T")
