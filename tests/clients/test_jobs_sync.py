@@ -22,7 +22,10 @@ from thems_jobs.core import job_xml
 from waiting import eventually
 
 pytestmark = pytest.mark.timeout(120)
-JOBS = ("galera-health", "jobs-sync", "provision", "redeploy-machine", "return-to-baseline", "scale-for-event")
+JOBS = (
+    "event-calendar", "galera-health", "jobs-sync", "provision", "redeploy-machine", "return-to-baseline",
+    "scale-for-event",
+)  # fmt: skip
 Sync = Callable[..., tuple[int, dict[str, Any], str]]
 
 
@@ -99,9 +102,9 @@ def test_an_empty_controller_gets_the_folder_and_every_job(sync: Sync, jenkins: 
     code, report, printed = sync("apply", "--yes")
     assert code == 0, printed
     assert set(jenkins.items) == {"shop", *(f"shop/{job}" for job in JOBS)}
-    assert [step["outcome"] for step in report["steps"]] == ["ok"] * 7
+    assert [step["outcome"] for step in report["steps"]] == ["ok"] * 8
     assert report["steps"][0]["key"] == "make-folder shop"
-    assert printed.splitlines()[-1].startswith("Done: 1 folder made, 6 created.")
+    assert printed.splitlines()[-1].startswith("Done: 1 folder made, 7 created.")
 
 
 def test_what_jenkins_rewrites_when_it_saves_is_no_drift(sync: Sync, jenkins: JenkinsServer) -> None:
@@ -119,7 +122,7 @@ def test_a_plan_changes_nothing_and_says_how_to_go_on(sync: Sync, jenkins: Jenki
     assert (code, jenkins.writes, jenkins.items) == (0, [], {})
     assert report["next"].startswith("thems-jobs jobs-sync apply ")
     assert report["next"].endswith(f"--expect-plan {report['plan']['digest']}")
-    assert "Drift: 1 to make the folder, 6 to create. Nothing was changed." in printed
+    assert "Drift: 1 to make the folder, 7 to create. Nothing was changed." in printed
     assert sync("plan", "--detailed-exitcode")[0] == 3
 
 
@@ -261,7 +264,7 @@ def test_a_job_of_another_kind_is_skipped(sync: Sync, jenkins: JenkinsServer) ->
     code, report, _ = sync("apply", "--yes")
     assert code == 5
     assert [refusal["reference"] for refusal in report["refusals"]] == ["job-of-other-kind"]
-    assert len(jenkins.items) == 7
+    assert len(jenkins.items) == 8
 
 
 def test_what_jenkins_does_not_keep_is_said(sync: Sync, jenkins: JenkinsServer) -> None:
@@ -373,8 +376,8 @@ def test_one_job_that_jenkins_does_not_take_stops_no_other(sync: Sync, jenkins: 
     jenkins.faults.append(Fault("POST .*name=provision", 9, 500, "<h2>Oops!</h2> java.io.IOException: disk full"))
     code, report, printed = sync("apply", "--yes")
     assert code == 6
-    assert len(jenkins.items) == 6
-    assert report["message"].startswith("Halted, 6 of 7 done: shop/provision: Jenkins answers 500: Oops! java.io.IO")
+    assert len(jenkins.items) == 7
+    assert report["message"].startswith("Halted, 7 of 8 done: shop/provision: Jenkins answers 500: Oops! java.io.IO")
     assert "Go on with:" in printed
     jenkins.faults.clear()
     synced(sync)
@@ -387,7 +390,7 @@ def test_one_job_that_jenkins_does_not_take_stops_no_other(sync: Sync, jenkins: 
 def test_a_write_whose_answer_is_lost_is_looked_at(sync: Sync, jenkins: JenkinsServer, cut: str) -> None:
     jenkins.faults += [Fault("POST .*createItem", 2, cut=cut)]
     synced(sync)
-    assert len(jenkins.items) == 7
+    assert len(jenkins.items) == 8
     jenkins.edit("shop/provision", "MAX_S", "MIN_S")
     jenkins.faults += [Fault("POST .*config.xml", 1, cut=cut)]
     synced(sync)
@@ -505,7 +508,7 @@ def test_killed_at_any_write_the_next_run_finishes(
     assert running[0].wait(60) == -signal.SIGKILL
     jenkins.faults.clear()
     synced(sync)
-    assert len(jenkins.items) == 7
+    assert len(jenkins.items) == 8
     wanted = read_definitions(definitions)
     assert all(job_xml.meaning(jenkins.items[job.name]) == job_xml.meaning(job.xml) for job in wanted.jobs)
 
@@ -521,6 +524,6 @@ def test_a_stop_is_soon_and_leaves_a_report(
     printed, _ = run.communicate(timeout=15)
     assert run.returncode == 143, printed
     report = json.loads((tmp_path / "stopped" / "report.json").read_text())
-    assert report["message"].startswith("Aborted on request, 3 of 7 done.")
+    assert report["message"].startswith("Aborted on request, 4 of 8 done.")
     jenkins.faults.clear()
     synced(sync)

@@ -11,7 +11,8 @@ import sys
 import tempfile
 import termios
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,9 +24,10 @@ from thems_jobs.cli import running
 from thems_jobs.clock import SystemClock
 from thems_jobs.core.outcome import Exit
 from thems_jobs.core.platform import Platform
+from thems_jobs.core.record import Lease, Record
 from thems_jobs.errors import UsageError
 from thems_jobs.host import enter_network, who
-from thems_jobs.jobs import provision
+from thems_jobs.jobs import provision, scale
 from thems_jobs.platform_file import read_platform
 from thems_jobs.private_folder import PREFIX
 from thems_jobs.wish import Wish
@@ -189,6 +191,28 @@ def test_parameters_come_from_a_file_and_the_command_line_wins(run: Run, platfor
     assert "is not JSON" in run("scale", "--parameters", parameters, "--platform", platform_file)[2]
 
 
+def test_a_calendar_that_the_parameters_name_is_read_from_where_the_build_stands(
+    run: Run, platform_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the step eventCalendar asks for it: by a file of parameters, in the checkout."""
+    monkeypatch.chdir(platform_file.parent)
+    wanted = {"calendar": "events.yaml", "yes": True, "report-dir": "report", "started-by": "Started by timer"}
+    Path("parameters.json").write_text(json.dumps(wanted))
+    gala = "- {name: gala, start: 2035-12-31T00:00Z, end: 2036-01-01T00:00Z, tiers: {web: 6}}"
+    for text, code, sentence in (
+        (None, 2, "events.yaml: the calendar cannot be read (No such file or directory). Nothing was changed."),
+        ("", 2, "events.yaml: the calendar is empty. Nothing was changed."),
+        (gala.replace("2035-12-31", "soon"), 2, "events.yaml: line 1, [0].start: found 'soonT00:00Z'"),
+        ("[]", 4, "127.0.0.1:9"),  # understood: nobody answers
+        (gala, 4, "127.0.0.1:9"),
+    ):
+        if text is not None:
+            Path("events.yaml").write_text(text)
+        assert run("scale", "--platform", platform_file, "--parameters", "parameters.json")[0] == code
+        assert sentence in Path("report", "message.txt").read_text()
+    assert json.loads(Path("report", "report.json").read_text())["started_by"] == "Started by timer"
+
+
 def test_what_ends_a_command_early_reaches_the_build_page(run: Run, platform_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "r"
     code, _, err = run("scale", "--tier", "web=lots", "--report-dir", folder, "--platform", platform_file)
@@ -293,6 +317,30 @@ def test_a_slip_in_a_name_is_said_by_the_plan_and_by_the_run(
         assert how.exit is Exit.OK
         assert how.message.startswith("Nothing to do: shop-web-9 is not there")
     assert capsys.readouterr().out.count("Nothing to do: shop-web-9 is not there") == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "message"),
+    [
+        ({"calendar": "events.yaml"}, 0, "Skipped: the platform is held by anna@there"),
+        ({"expire": True}, 0, "Skipped: the platform is held by anna@there"),
+        ({"end": "gala"}, 4, "Refused, nothing was changed: the platform is held by anna@there"),
+    ],
+    ids=["calendar", "expire", "end"],
+)
+def test_what_a_timer_started_is_skipped_while_another_run_is_at_work(
+    run: Run, platform_file: Path, platform: Platform, monkeypatch: pytest.MonkeyPatch,
+    asked: dict[str, object], code: int, message: str,
+) -> None:  # fmt: skip
+    world = ModelWorld(platform, provision.Parameters())
+    world.facts = replace(world.facts, record=Record(Lease("theirs", "anna@there", world.facts.at + 60)))
+    monkeypatch.setattr(running, "opened_clients", lambda _platform: nullcontext((None, SystemClock())))
+    monkeypatch.setattr(scale, "job", lambda *_: world.job())
+    monkeypatch.chdir(platform_file.parent)
+    Path("events.yaml").write_text("[]")
+    Path("parameters.json").write_text(json.dumps(asked | {"yes": True, "report-dir": "report"}))
+    assert run("scale", "--platform", platform_file, "--parameters", "parameters.json")[0] == code
+    assert Path("report", "message.txt").read_text().startswith(message)
 
 
 def test_sigterm_ends_a_run_with_143_and_a_report(platform: Platform, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_labels_locks_and_variables_are_those_of_the_steps(controller: dict[str,
         asked |= set(re.findall(r"lock: '([^']+)'", step.read_text()))
     assert locks == asked
     variables = set(re.findall(r"key: (THEMS_\w+)", TEXT))
-    assert variables <= set(re.findall(r"THEMS_\w+", STEP)) | {"THEMS_PLATFORM", "THEMS_JENKINS_USER"}
+    assert variables <= set(re.findall(r"THEMS_\w+", STEP)) | {"THEMS_PLATFORM", "THEMS_CALENDAR", "THEMS_JENKINS_USER"}
 
 
 def test_the_view_shows_the_jobs(controller: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ JOBS = {
     "provision": (["TIERS", "DRY_RUN"], "", "MAX_SURVIVABILITY"),
     "redeploy-machine": (["MACHINE", "DRY_RUN"], "", "MAX_SURVIVABILITY"),
     "return-to-baseline": ([], "H/10 * * * *", "PERFORMANCE_OPTIMIZED"),
+    "event-calendar": ([], "H/10 * * * *", "PERFORMANCE_OPTIMIZED"),
     "galera-health": ([], "H/5 * * * *", "PERFORMANCE_OPTIMIZED"),
     "jobs-sync": (["APPLY"], "H H(2-5) * * *", "PERFORMANCE_OPTIMIZED"),
 }  # parameters, trigger, durability

@@ -96,6 +96,37 @@ class StepsTest {
         assertEquals(List.of(), controller.all("input"));
     }
 
+    @ParameterizedTest
+    @CsvSource({",events.yaml", "/etc/thems-jobs/events.yaml,/etc/thems-jobs/events.yaml"})
+    void eventCalendarAsksNobodyAndReadsTheFileThatTheEnvironmentNames(String named, String read) throws Exception {
+        if (named != null) {
+            controller.env.put("THEMS_CALENDAR", named);
+        }
+        Map<?, ?> given = build("event-calendar", Run.ends(0, "Nothing to do."));
+        assertEquals("scale", agent.arguments.get(0));
+        assertEquals(read, given.get("calendar"));
+        assertEquals(true, given.get("yes"));
+        assertEquals(List.of(), controller.all("input"));
+        assertEquals("thems-jobs", controller.all("lock").get(0).text("resource"));
+        assertTrue(agent.environment.containsKey("THEMS_SHOP_DATABASE_PASSWORD_FILE"));
+    }
+
+    @Test
+    void anEventThatWouldNotFitIsYellowAndSaid() throws Exception {
+        build("event-calendar", Run.ends(5, "Event gala (2026-12-05 17:00 UTC) would not fit."));
+        assertEquals("UNSTABLE", controller.result);
+        assertTrue(controller.description.endsWith("Event gala (2026-12-05 17:00 UTC) would not fit."));
+        assertTrue(controller.all("unstable").get(0).text("value").startsWith("Event gala"));
+    }
+
+    @Test
+    void aCalendarWithAMistakeIsRedAndSaid() throws Exception {
+        agent.runs.add(Run.ends(2, "events.yaml: the calendar is empty. Nothing was changed."));
+        controller.build("eventCalendar()");
+        assertEquals("FAILURE", controller.result);
+        assertEquals("events.yaml: the calendar is empty. Nothing was changed.", controller.ending.getMessage());
+    }
+
     @Test
     void galeraHealthWaitsForNoOtherJob() throws Exception {
         build("galera-health", Run.ends(0, "All is well."));
