@@ -13,7 +13,7 @@ from platforms import AT, make_platform, sound_facts
 import examples
 from thems_jobs.core.claims import CALENDAR, of_event
 from thems_jobs.core.events import Event
-from thems_jobs.core.facts import Node
+from thems_jobs.core.facts import Node, Stranger
 from thems_jobs.core.plan import Action, Plan
 from thems_jobs.core.record import Claim, Record, live_claims
 from thems_jobs.display import plan_view
@@ -142,6 +142,28 @@ def test_a_machine_to_be_replaced_that_is_not_there_is_named() -> None:
     )
     there = provision.plan(PLATFORM, provision.Parameters(replace=("shop-web-2",)), sound_facts(PLATFORM))
     assert (there.finding, there.notes) == ("", ())
+
+
+OUT_OF_REACH = Stranger(1109, "shop-web-9", "shop", "node pve3 is offline")
+
+
+def test_a_machine_to_be_replaced_that_cannot_be_seen_is_not_taken_for_gone() -> None:
+    """It was replaced half-way when its node went: the new one serves, and nothing remains but its removal."""
+    facts = replace(sound_facts(PLATFORM), cut_off=(OUT_OF_REACH,))
+    plan = provision.plan(PLATFORM, provision.Parameters(replace=("shop-web-9",)), facts)
+    assert plan.steps == ()
+    assert [(r.reference, r.subject, r.measured) for r in plan.refusals] == [
+        ("node-offline", "VM 1109 (shop-web-9)", "node pve3 is offline")
+    ]
+    both = provision.Parameters(replace=("shop-web-2", "shop-web-9"))
+    assert [r.reference for r in provision.plan(PLATFORM, both, facts).refusals] == ["node-offline"]
+
+
+def test_what_cannot_be_seen_is_told_of_where_nothing_is_to_be_done() -> None:
+    facts = replace(sound_facts(PLATFORM), cut_off=(OUT_OF_REACH,))
+    plan = provision.plan(PLATFORM, provision.Parameters(), facts)
+    assert (plan.steps, plan.refusals) == ((), ())
+    assert plan.warnings == ("VM 1109 (shop-web-9) is out of reach: node pve3 is offline.",)
 
 
 def test_what_ends_while_a_run_is_at_work_is_for_the_next_one() -> None:

@@ -68,7 +68,7 @@ def plan_tiers(
         steps.append(Step(Action.SETTLE, "record", after=everything))
     slots = {clone_slot(platform, name): platform.proxmox.clones_per_storage for name in platform.tiers}
     changes = backups.shown(facts, steps, [change for part in parts.values() for change in part.changes])
-    warnings = (*_remains(facts), *guarded.warnings)
+    warnings = (*_remains(facts), *_out_of_reach(facts, refusals), *guarded.warnings)
     return Plan(tuple(steps), tuple(refusals), changes, slots, warnings=warnings, checks=checks)
 
 
@@ -78,6 +78,15 @@ def _remains(facts: Facts) -> tuple[str, ...]:
         f"VM {left.vmid} ({left.name}) is what a lost clone left: {left.why}. "
         f"Only root can remove it: qm unlock {left.vmid} && qm destroy {left.vmid}."
         for left in facts.remains
+    )
+
+
+def _out_of_reach(facts: Facts, refusals: Sequence[Refusal]) -> tuple[str, ...]:
+    """Return a sentence for each VM that may be ours and cannot be seen, where no gate is closed for it."""
+    if any(refusal.reference == "node-offline" for refusal in refusals):
+        return ()
+    return tuple(
+        f"VM {vm.vmid} ({vm.name or 'its name is not known'}) is out of reach: {vm.why}." for vm in facts.cut_off
     )
 
 

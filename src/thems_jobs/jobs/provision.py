@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+from thems_jobs.core import gates
 from thems_jobs.core.capacity import targets
 from thems_jobs.core.facts import Facts
 from thems_jobs.core.fleet import plan_tiers
@@ -46,6 +47,7 @@ def plan(platform: Platform, parameters: Parameters, facts: Facts) -> Plan:
     if parameters.replace and not parameters.tiers:
         tiers = {name: wanted[name] for name in {tier_of(platform, machine) or "" for machine in parameters.replace}}
     remaining = plan_tiers(platform, facts, tiers, frozenset(parameters.replace))
+    remaining = _with_out_of_reach(parameters, facts, remaining)
     missing = _not_there(platform, parameters, facts)
     if not missing:
         return remaining
@@ -54,11 +56,22 @@ def plan(platform: Platform, parameters: Parameters, facts: Facts) -> Plan:
     )
 
 
+def _with_out_of_reach(parameters: Parameters, facts: Facts, remaining: Plan) -> Plan:
+    """Given a plan, return it with a refusal if a machine to be replaced is on a node that is offline.
+
+    Such a machine counts for nothing, so nothing may remain but its removal, which cannot be planned.
+    """
+    hidden = {vm.name for vm in facts.cut_off} & {*parameters.replace}
+    if not hidden or any(refusal.reference == "node-offline" for refusal in remaining.refusals):
+        return remaining
+    return replace(remaining, refusals=(*remaining.refusals, *gates.nodes(facts, ())))
+
+
 def _not_there(platform: Platform, parameters: Parameters, facts: Facts) -> list[str]:
     """Given the machines to be replaced, return a remark on each that is not there: replaced already, or a slip."""
-    remarks = []
+    remarks, seen = [], facts.machines.keys() | {vm.name for vm in facts.cut_off}
     for name in parameters.replace:
-        if name not in facts.machines:
+        if name not in seen:
             tier = tier_of(platform, name) or ""
             there = ", ".join(machine.name for machine in facts.of_tier(tier)) or "no machine"
             remarks.append(f"{name} is not there, it was replaced or another name was meant ({tier} has {there})")
