@@ -13,6 +13,7 @@ for name in [name for name in os.environ if name.startswith("THEMS_")]:
         "THEMS_LAB_CACHE",
         "THEMS_SEEDS",
         "THEMS_SEED",
+        "THEMS_EVERY_CALL",
         "THEMS_KILL_SEED",
         "THEMS_TEST_LAB",
         "THEMS_JENKINS_USER",
