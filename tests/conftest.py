@@ -22,6 +22,17 @@ for name in [name for name in os.environ if name.startswith("THEMS_")]:
     ):
         del os.environ[name]
 
+# How a terminal shows things is what a test says of its own, or what it is without any of these.
+TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "COLORTERM", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+COLOURED = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS")
+for name in (*TERMINAL, *COLOURED):
+    os.environ.pop(name, None)
+os.environ["TERM"] = "xterm"
+
+# The tests' own servers are on this machine: no proxy is asked for them.
+for name in ("no_proxy", "NO_PROXY"):
+    os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost")))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def in_this_process() -> Iterator[None]:
