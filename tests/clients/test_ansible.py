@@ -60,6 +60,14 @@ def test_no_secret_of_the_environment_is_written_down(
     assert [path for path in tmp_path.rglob("*") if path.is_file() and "tulip-4711" in path.read_text()] == []
 
 
+@pytest.mark.parametrize("locale", ["C", "de_XX.UTF-8"])
+def test_it_runs_whatever_language_the_caller_speaks(
+    ansible: Ansible, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locale: str
+) -> None:
+    monkeypatch.setenv("LC_ALL", locale)
+    assert ansible.play(write_play(tmp_path, "any", "    - ansible.builtin.ping:\n"), HOSTS, HERE) == {}
+
+
 def test_nothing_starts_after_it_was_cancelled(ansible: Ansible, tmp_path: Path) -> None:
     ansible.cancel()
     play = write_play(tmp_path, "late", f"    - ansible.builtin.command: touch {tmp_path}/done\n")

@@ -119,6 +119,7 @@ class Ansible:
             "ANSIBLE_PIPELINING": "1",
             "ANSIBLE_SSH_RETRIES": "2",
             "ANSIBLE_TIMEOUT": str(CONNECT_TIMEOUT_S),
+            "LC_ALL": "C.UTF-8",  # ansible does not start with another encoding, or a language that is not installed
             "PYTHONDONTWRITEBYTECODE": "",  # compiling ansible anew costs more than one late part
             "PATH": f"{folder}:{os.environ['PATH']}",  # where the wrapper is found first
         }
