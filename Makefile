@@ -29,7 +29,7 @@ check: venv-dev ## lint and types: ruff, mypy strict, ansible-lint, shellcheck
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	shellcheck resources/*.sh resources/bootstrap/*.sh .ci/run
-	cd resources/ansible && PATH="$(CURDIR)/.venv/bin:$$PATH" ANSIBLE_HOME="$(CURDIR)/.cache/ansible" ansible-lint --offline -q
+	cd resources/ansible && LC_ALL=C.UTF-8 PATH="$(CURDIR)/.venv/bin:$$PATH" ANSIBLE_HOME="$(CURDIR)/.cache/ansible" ansible-lint --offline -q
 
 test-fast: venv-dev ## decisions only: no network, no root, seconds
 	$(PYTEST) -q tests/unit

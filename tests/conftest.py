@@ -29,6 +29,10 @@ for name in (*TERMINAL, *COLOURED):
     os.environ.pop(name, None)
 os.environ["TERM"] = "xterm"
 
+# Programs speak as they do where no language is installed; Ansible, run by a test itself, needs UTF-8.
+os.environ.pop("LANGUAGE", None)
+os.environ["LC_ALL"] = "C.UTF-8"
+
 # The tests' own servers are on this machine: no proxy is asked for them.
 for name in ("no_proxy", "NO_PROXY"):
     os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost")))
