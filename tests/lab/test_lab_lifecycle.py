@@ -17,7 +17,7 @@ from thems_jobs.lab.layout import LabLayout
 from thems_jobs.lab.process import read_process
 from waiting import eventually
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 # Where the lab's tools (nspawn, ip netns, apt ...) would leave things on the host if they ran outside.
 HOST_TRACES = (

@@ -22,7 +22,7 @@ from thems_jobs.lab.hypervisor import HOST_KEY_PATH
 from visiting import visitors
 from waiting import eventually
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ADDRESS = "10.77.9.250"  # VRRP
 VARIABLES = {

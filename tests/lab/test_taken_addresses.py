@@ -10,7 +10,7 @@ from real_lab import NewMachine
 
 from thems_jobs.clients.ssh import Ssh
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 
 def test_who_took_the_address_of_a_machine_that_is_gone_is_found(new_machine: NewMachine, tmp_path: Path) -> None:

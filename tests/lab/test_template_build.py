@@ -10,7 +10,7 @@ from real_lab import Lab
 
 from waiting import eventually
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def build(lab: Lab, log: Path) -> subprocess.Popen[bytes]:
