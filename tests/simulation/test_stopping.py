@@ -207,20 +207,22 @@ def test_a_run_that_lost_its_lease_cancels_what_it_has_under_way(place: Place) -
     assert place.record.lease == theirs
 
 
-def test_a_lease_that_cannot_be_renewed_is_lost_before_it_ends(place: Place) -> None:
-    ends_at: list[float] = []
+def test_a_lease_that_cannot_be_renewed_is_lost_before_it_ends(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "MARGIN_S", 1.0)
+    left_s: list[float] = []  # of the lease
     place.hangs = lambda what: what != "look" and place.count("effect") > 0
 
     def cancelled() -> None:
         place.cancelled.wait(30)
-        ends_at.append(time.time())
+        held = place.record.lease
+        left_s.append(held.until - time.time() if held else 0.0)
         place.let_go.set()
 
     threading.Thread(target=cancelled).start()
     outcome = place.run()
     assert outcome.exit is Exit.HALTED
     assert [refusal.reference for refusal in outcome.refusals] == ["lease-lost"]
-    assert ends_at[0] < outcome.started_at + LEASE_S + 0.5
+    assert left_s[0] > 0, "it may be another's by now"
 
 
 def test_who_holds_the_platform_is_told_also_when_gates_are_closed(place: Place) -> None:
