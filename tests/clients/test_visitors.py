@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,6 +20,7 @@ class Shop(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Pages)
         self.connections = 0
+        self.asked = 0
         self.answered = 0
 
     def url(self, path: str) -> str:
@@ -37,6 +38,7 @@ class Pages(BaseHTTPRequestHandler):
         self.server.connections += 1
 
     def do_GET(self) -> None:
+        self.server.asked += 1
         if self.path == "/cut":
             self.close_connection = True
             return
@@ -68,10 +70,23 @@ def visit(url: str, stop: threading.Event, report: Path | None = None, pause_s: 
     return let_in([Crowd(3, url, pause_s, timeout_s=10.0)], stop, report, every_s=0.05)
 
 
+def once(true: Callable[[], object]) -> threading.Event:
+    """Return what is set once something is true."""
+    event = threading.Event()
+
+    def wait() -> None:
+        try:
+            eventually(true, "what the visitors are to see", within_s=20)
+        finally:
+            event.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    return event
+
+
 def visit_some(shop: Shop, path: str, pause_s: float = 0.01) -> dict[str, object]:
-    """Visit until each came several times."""
-    stop = threading.Event()
-    threading.Timer(0.3 + 5 * pause_s, stop.set).start()
+    """Visit until all are there and have come several times."""
+    stop = once(lambda: shop.asked > 10 and shop.connections >= 3)
     return visit(shop.url(path), stop, pause_s=pause_s)
 
 
@@ -86,7 +101,7 @@ def test_good_answers_are_counted_over_kept_connections(shop: Shop) -> None:
 
 @pytest.mark.parametrize("path", ["/last", "/idle-close"])
 def test_a_connection_closed_between_requests_is_no_failure(shop: Shop, path: str) -> None:
-    summary = visit_some(shop, path, pause_s=0.2)  # time for the server to close
+    summary = visit_some(shop, path, pause_s=0.5)  # time for the server to close
     assert summary["failed"] == 0
     assert shop.connections == summary["requests"]
 
@@ -102,12 +117,12 @@ def test_every_request_that_was_not_served_is_counted_with_its_reason(shop: Shop
     assert summary["failure_samples"][0]["url"] == shop.url(path)  # type: ignore[index]
 
 
-def test_nobody_there_is_counted_too() -> None:
+def test_nobody_there_is_counted_too(tmp_path: Path) -> None:
     with Shop() as closed:
         url = closed.url("/")
-    stop = threading.Event()
-    threading.Timer(0.3, stop.set).start()
-    assert set(visit(url, stop)["failures"]) == {"connection refused"}  # type: ignore[call-overload]
+    report = tmp_path / "visitors.json"
+    stop = once(lambda: json.loads(report.read_text())["requests"] > 3)
+    assert set(visit(url, stop, report)["failures"]) == {"connection refused"}  # type: ignore[call-overload]
 
 
 def test_the_report_can_be_read_while_they_visit(shop: Shop, tmp_path: Path) -> None:
