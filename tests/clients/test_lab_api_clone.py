@@ -2,9 +2,10 @@
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
-from lab_api import KEYS, TEMPLATE, Lab
+from lab_api import KEYS, TEMPLATE, Lab, running_lab
 from proxmoxer import ResourceException
 
 
@@ -119,7 +120,7 @@ def test_linked_and_full_clones(lab: Lab) -> None:
 
 def test_while_it_is_cloned_a_machine_is_locked_and_in_no_pool(lab: Lab) -> None:
     lab.template()
-    lab.fault("latencies", clone_s=1.5)
+    lab.fault("latencies", clone_s=4)  # all that is looked at meanwhile takes a second, on a busy machine more
     upid = lab.user.nodes("pve1").qemu(TEMPLATE).clone.post(newid=201, name="new", pool="shop")
     vm = lab.root.nodes("pve1").qemu(201)
     found = lab.begun(201)
@@ -136,15 +137,16 @@ def test_while_it_is_cloned_a_machine_is_locked_and_in_no_pool(lab: Lab) -> None
     assert lab.user.nodes("pve1").qemu(201).config.get()["name"] == "new"
 
 
-def test_a_start_waits_for_the_clone_if_that_is_soon_over(lab: Lab) -> None:
-    lab.template()
-    lab.fault("latencies", clone_s=0.4)
-    qemu = lab.root.nodes("pve1").qemu
-    qemu(TEMPLATE).clone.post(newid=201, pool="shop")
-    assert lab.begun(201)["lock"] == "clone"
-    start = qemu(201).status.start.post()
-    assert lab.ended(start) == "OK"
-    log = [line["t"] for line in lab.root.nodes("pve1").tasks(start).log.get()]
+def test_a_start_waits_for_the_clone_if_that_is_soon_over(tmp_path: Path, certificates: Path) -> None:
+    with running_lab(tmp_path, certificates, lock_wait_s=20) as lab:
+        lab.template()
+        lab.fault("latencies", clone_s=3)
+        qemu = lab.root.nodes("pve1").qemu
+        qemu(TEMPLATE).clone.post(newid=201, pool="shop")
+        assert lab.begun(201)["lock"] == "clone"
+        start = qemu(201).status.start.post()
+        assert lab.ended(start) == "OK"
+        log = [line["t"] for line in lab.root.nodes("pve1").tasks(start).log.get()]
     assert log[0] == "trying to acquire lock..."
     assert log[-1] == "TASK OK"
 

@@ -104,12 +104,12 @@ def test_a_start_right_after_a_stop_pays_for_it(tmp_path: Path, certificates: Pa
 
 def test_slow_and_endless_boots(web: Lab) -> None:
     vm = web.user.nodes("pve1").qemu(201)
-    web.fault("latencies", boot_s=0.5)
+    web.fault("latencies", boot_s=3)
     assert web.start(201) == "OK"
     assert vm.status.current.get()["status"] == "running"
     with pytest.raises(ResourceException, match="QEMU guest agent is not running"):
         vm.agent.ping.post()
-    eventually(lambda: web.raw("POST", "/nodes/pve1/qemu/201/agent/ping").ok, "never answers", 5)
+    eventually(lambda: web.raw("POST", "/nodes/pve1/qemu/201/agent/ping").ok, "never answers", 10)
     web.ended(vm.status.stop.post(), web.user)
     web.fault("boot", vm="shop-web-1", never=True)
     web.fault("latencies", boot_s=0)
