@@ -100,8 +100,8 @@ def test_nothing_remains_of_a_copy_that_was_not_given_whole(
 def test_a_copy_that_does_not_get_on_is_given_up_and_one_that_says_so_is_not(folder: Path) -> None:
     slowly = "for n in 1 2 3 4 5 6; do sleep 0.4; echo working >&2; done; "
     backups(folder, stalled_s=2).save("shop-db-3", giving(slowly + whole()))
-    with pytest.raises(EffectFailed, match="did not get on for 1 s, after 2 MiB") as caught:
-        backups(folder, stalled_s=1).save("shop-db-2", giving("head -c 2M /dev/zero; exec sleep 60"))
+    with pytest.raises(EffectFailed, match="did not get on for 3 s, after 2 MiB") as caught:
+        backups(folder, stalled_s=3).save("shop-db-2", giving("head -c 2M /dev/zero; exec sleep 60"))
     assert caught.value.reference == "backup-failed"
     assert len(names(folder)) == 2
 
