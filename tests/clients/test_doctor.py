@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from balancer_lab import free_port
 from lab_api import Lab
 
 from thems_jobs import platform_file, resources
+from thems_jobs.clients import ssh
 from thems_jobs.clients.proxmox import Proxmox
 from thems_jobs.core import role
 from thems_jobs.core.facts import TemplateImage
@@ -45,7 +47,8 @@ class Site:
 
 
 @pytest.fixture
-def site(lab: Lab, tmp_path: Path) -> Site:
+def site(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.setattr(ssh, "PORT", free_port())  # this host may have an sshd of its own, on every address
     base = tmp_path / "site"
     base.mkdir()
     (base / "platform.yaml").write_bytes(resources.path("platforms", "lab.yaml").read_bytes())
@@ -198,7 +201,7 @@ def test_a_refused_token_is_a_check_that_fails_and_not_the_end_of_doctor(site: S
 
 
 def test_an_address_that_answers_is_found(site: Site) -> None:
-    with socket.create_server(("127.77.1.12", 22)) as listening:
+    with socket.create_server(("127.77.1.12", ssh.PORT)) as listening:
         threading.Thread(target=_greet, args=(listening,), daemon=True).start()
         assert site.wrong()["addresses"].measured == "SSH answers at 127.77.1.12"
 
