@@ -53,7 +53,7 @@ def render(target: Path, flavour: str) -> dict[str, str]:
         capture_output=True, text=True, check=False,
         env={
             **os.environ, "ANSIBLE_CONFIG": str(resources.path("ansible", "ansible.cfg")),
-            "ANSIBLE_HOME": str(target / "ansible"),
+            "ANSIBLE_HOME": str(target / "ansible"), "ANSIBLE_REMOTE_TMP": str(target / "remote"),
         },
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

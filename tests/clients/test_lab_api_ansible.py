@@ -24,7 +24,10 @@ def test_the_modules_do_what_they_do_on_a_real_cluster(lab: Lab, tmp_path: Path)
         "token_file": str(tmp_path / "token"),
         "results": str(tmp_path / "results.json"),
     }
-    environment = {**os.environ, "REQUESTS_CA_BUNDLE": lab.ca, "ANSIBLE_PYTHON_INTERPRETER": sys.executable}
+    environment = {
+        **os.environ, "REQUESTS_CA_BUNDLE": lab.ca, "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+        "ANSIBLE_HOME": str(tmp_path / "ansible"), "ANSIBLE_REMOTE_TMP": str(tmp_path / "remote"),
+    }  # fmt: skip
     command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "-c", "local", str(PLAYBOOK)]
     run = subprocess.run(
         [*command, "-e", json.dumps(variables)], env=environment, capture_output=True, text=True, check=False

@@ -48,6 +48,7 @@ def certify(folder: Path) -> None:
         env={
             **os.environ, "ANSIBLE_CONFIG": str(resources.path("ansible", "ansible.cfg")),
             "ANSIBLE_ROLES_PATH": str(resources.path("ansible", "roles")), "ANSIBLE_HOME": str(folder / "ansible"),
+            "ANSIBLE_REMOTE_TMP": str(folder / "remote"),
         },
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
