@@ -22,6 +22,9 @@ for name in [name for name in os.environ if name.startswith("THEMS_")]:
     ):
         del os.environ[name]
 
+# Not every user's PATH has the folders where haproxy and ip are; tests of what is not found would be skipped.
+os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
 # How a terminal shows things is what a test says of its own, or what it is without any of these.
 TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "COLORTERM", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 COLOURED = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS")
