@@ -113,9 +113,12 @@ class Ssh:
     def finds(self, address: str) -> bool:
         """Return whether an SSH server greets us at the address, also one that took it from a machine that is gone.
 
-        While this host still tries the gone one's hardware address, silence means nothing: it is waited for.
+        While this host still tries the gone one's hardware address, silence means nothing: it is forgotten, or waited
+        for where we may not do that.
         """
         deadline = time.monotonic() + FORGETS_S
+        if _hardware_address_known(address):
+            _forget_hardware_address(address)
         found, waited = self.answers(address), False
         while not found and _hardware_address_known(address) and time.monotonic() < deadline:
             time.sleep(FORGETS_POLL_S)
@@ -174,6 +177,12 @@ def _hardware_address_known(address: str) -> bool:
     with suppress(OSError), Path("/proc/thread-self/net/arp").open() as table:
         return any(words[0] == address and int(words[2], 16) & 0x2 for words in map(str.split, list(table)[1:]))
     return False
+
+
+def _forget_hardware_address(address: str) -> None:
+    """Let this host ask anew who has the address. Only root may do that; for others nothing happens."""
+    with suppress(OSError):
+        subprocess.run(["ip", "neighbour", "flush", "to", address], capture_output=True, check=False)
 
 
 def _last_line(text: str) -> str:

@@ -39,7 +39,9 @@ def look_at_databases(platform: Platform, clients: Clients, facts: Facts) -> Fac
         return facts
     machines = [machine for machine in facts.of_tier(settings.tier) if machine.exists and not machine.locked]
     # One that a killed run configured is not known to be: its database may take the others' data all the same.
-    running = {m.name: m.address for m in machines if m.running and (m.converged or (m.ssh_open and m.host_key))}
+    # One that shuts down would keep everybody waiting.
+    up = [machine for machine in machines if machine.running and machine.power != "stopping"]
+    running = {m.name: m.address for m in up if m.converged or (m.ssh_open and m.host_key)}
     proxies = {
         machine.name: machine.address
         for machine in facts.of_tier(settings.proxy_tier)
