@@ -1,7 +1,10 @@
 """An address that changes hands: silence of whoever is gone is not taken for a free address."""
 
 import json
+import os
 import subprocess
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,8 +28,24 @@ def test_who_took_the_address_of_a_machine_that_is_gone_is_found(new_machine: Ne
     with network_of(layout.netns):
         _remember(gone.address, known)
         assert not ssh.answers(gone.address), "this host does not look at the old hardware address: nothing is tested"
+        assert _as_nobody(lambda: ssh.finds(gone.address)), "who may not change the neighbour table did not wait for it"
+        _remember(gone.address, known)
         assert ssh.finds(gone.address)
         assert not ssh.finds("10.77.9.249")
+
+
+def _as_nobody(question: Callable[[], bool]) -> bool:
+    """Return what a process says that may do nothing but ask."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with suppress(BaseException):
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            code = 0 if question() else 1
+        os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def _neighbour(address: str) -> dict[str, str]:
