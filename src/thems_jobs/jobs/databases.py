@@ -38,10 +38,12 @@ def look_at_databases(platform: Platform, clients: Clients, facts: Facts) -> Fac
     if settings is None or databases is None:
         return facts
     machines = [machine for machine in facts.of_tier(settings.tier) if machine.exists and not machine.locked]
-    # One that a killed run configured is not known to be: its database may take the others' data all the same.
     # One that shuts down would keep everybody waiting.
     up = [machine for machine in machines if machine.running and machine.power != "stopping"]
-    running = {m.name: m.address for m in up if m.converged or (m.ssh_open and m.host_key)}
+    # One that a killed run configured is not known to be: its database may take the others' data all the same.
+    up = [machine for machine in up if machine.converged or (machine.ssh_open and machine.host_key)]
+    relied_on = {machine.name: machine.address for machine in up if machine.phase is Phase.SERVING}
+    moving = {machine.name: machine.address for machine in up if machine.phase is not Phase.SERVING}
     proxies = {
         machine.name: machine.address
         for machine in facts.of_tier(settings.proxy_tier)
@@ -49,13 +51,15 @@ def look_at_databases(platform: Platform, clients: Clients, facts: Facts) -> Fac
     }
     addresses = {machine.name: machine.address for machine in machines}
     copied = _copied(databases)
-    answers, seen = clients.clock.at_once(
+    told_by_serving, told_by_others, seen = clients.clock.at_once(
         lambda question: question(),
         (
-            lambda: databases.members.members(running),
+            lambda: databases.members.members(relied_on),
+            lambda: databases.members.members(moving, 0.0),  # how well they keep up is asked of nobody yet
             lambda: _ask_proxies(clients, databases, proxies, addresses),
         ),
     )
+    answers = {**told_by_serving, **told_by_others}
     serving = {name: view for name, view in seen.items() if facts.machines[name].phase is Phase.SERVING}
     standings = read_standings(clients, [m for m in machines if _to_be_read(facts, m, answers)])
     kept = {name: facts.standings[name] for name in answers if name in facts.standings} | standings

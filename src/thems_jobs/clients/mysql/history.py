@@ -10,7 +10,6 @@ from statistics import fmean
 
 from thems_jobs.clients.mysql.wire import Row
 
-WINDOWS_KEPT = 5  # a window is at most so many times as long as it has to be: what was long ago says little of now
 COUNTERS = ("Uptime", "wsrep_flow_control_paused_ns", "wsrep_replicated_bytes", "wsrep_received_bytes")
 
 
@@ -25,8 +24,9 @@ class Sample:
 
 @dataclass
 class History:
-    """What one member told, oldest first; of a receive queue None is a moment at which it was not told."""
+    """What one member told in the last seconds, oldest first; a queue of None is a moment at which it was not told."""
 
+    kept_s: float
     samples: list[Sample] = field(default_factory=list)
     queues: list[tuple[float, int | None]] = field(default_factory=list)
 
@@ -38,7 +38,7 @@ class History:
         """
         if self.samples and not _goes_on(self.samples[-1].status, now.status):
             self.samples, self.queues = [], []
-        kept_since = now.at - WINDOWS_KEPT * window_s
+        kept_since = now.at - self.kept_s
         self.samples = [sample for sample in self.samples if sample.at >= kept_since]
         self.queues = [poll for poll in self.queues if poll[0] >= kept_since]
         return max((s for s in self.samples if now.at - s.at >= window_s), key=lambda s: s.at, default=now)

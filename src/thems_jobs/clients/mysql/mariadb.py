@@ -16,7 +16,9 @@ from thems_jobs.core.platform import DatabaseCluster
 from thems_jobs.errors import Unreachable
 
 LIMIT_S = 10.0  # for all that one server is asked, the window not counted
-POLLS = 8  # looks at the receive queue within a window; within an eighth of one if the window has begun before
+WINDOWS_KEPT = 5  # a window is at most so many times as long as it has to be: what was long ago says little of now
+POLLS = 8  # looks at the receive queue within a window ...
+BEGUN_SHARE = 1 / 16  # ... or, if the window has begun with an earlier look, within this part of one
 FORGOTTEN_S = 60  # an idle session, as one by a proxy that died without a word: TCP takes two hours to notice that
 NEVER = 2**64 - 1  # what Galera says for "none"
 # Who copies all data: the machine's own account (for new members), that of backups, Percona's own for new members.
@@ -93,12 +95,14 @@ class Databases:
     def members(self, hosts: Mapping[str, str], window_s: float | None = None) -> dict[str, Member | Unknown]:
         """Given addresses by machine name, return what each one tells, or why it could not be had.
 
-        The window is that of the settings, and may have begun with an earlier look; one that is given begins now.
+        The window is at least as long as asked for, by default as the settings say; it may have begun with an earlier
+        look.
         """
+        kept_s = WINDOWS_KEPT * self._settings.sample_s
         window = self._settings.sample_s if window_s is None else window_s
 
         def ask(name: str, address: str) -> Member | Unknown:
-            history = History() if window_s is not None else self._histories.setdefault((name, address), History())
+            history = self._histories.setdefault((name, address), History(kept_s))
             try:
                 with opened(name, address, self._account, window + LIMIT_S) as session:
                     return self._look(session, window, history)
@@ -112,7 +116,7 @@ class Databases:
         """Ask one member twice, the first time maybe in an earlier look; what cannot change much is asked between."""
         now = _sample(session)
         began = history.begin(now, window_s)
-        polls_s = window_s if began is now else window_s / POLLS
+        polls_s = window_s * (1 if began is now else BEGUN_SHARE)
         size = session.rows(DATA[self._settings.flavour])
         history.queues.append((now.at, _queue(now.status)))
         for poll in range(1, POLLS):
