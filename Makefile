@@ -9,7 +9,7 @@ export THEMS_LAB_CACHE := $(LAB_CACHE)
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
-demo: needs-demo packages venv ## watch a shop platform being scaled for an event, on real machines (root, 9 min, 4 min again)
+demo: needs-demo packages venv ## watch a shop platform being scaled for an event, on real machines (root, 8 min, 3 min again)
 	@resources/demo.sh
 
 needs-demo:

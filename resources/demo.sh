@@ -13,8 +13,8 @@ Proxmox VE does. Then it scales the web tier from two to six machines and the da
 five in one event, and back, while visitors are in the shop.
 
 It needs Debian 12, root, 2 cores, 6 GiB of memory and 4 GiB of disk. It installs Debian packages (no
-service is started) and a virtual environment in .venv, and takes up to ten minutes, less than half of
-that again. Nothing listens outside this computer. The lab stays up afterwards: thems-jobs lab down
+service is started) and a virtual environment in .venv, and takes up to ten minutes, two to three
+minutes again. Nothing listens outside this computer. The lab stays up afterwards: thems-jobs lab down
 removes it.
 TEXT
     [ "$(id -u)" = 0 ] || { echo "The lab needs root: run  sudo make demo"; exit 2; }
