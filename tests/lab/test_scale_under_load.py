@@ -35,3 +35,16 @@ def test_scaling_up_and_back_under_load_fails_no_request(shop: Shop) -> None:
         html = (run.report_dir / "report.html").read_text()
         assert "shop-web-4" in html, "the report does not name the machine it is about"
     assert up.report["served"]["requests"] > 100, "the report does not know of the visitors"
+
+
+def test_balancers_find_a_machine_that_has_the_address_of_one_that_has_just_gone(shop: Shop) -> None:
+    """They remember the network card of the one that is gone, and would send it their checks for up to a minute."""
+    for balancer in shop.tier("balancer"):
+        shop.ssh(balancer, "sudo", "ip", "neighbour", "replace", "10.77.1.13", "lladdr", "02:00:00:00:00:99",
+                 "dev", "eth0", "nud", "reachable")  # fmt: skip
+    shop.scale_to(web=3)
+    shop.expect_settled(web=3)
+    machine = shop.vm("shop-web-3")
+    assert machine is not None
+    assert machine.address == "10.77.1.13", "nothing was tested"
+    shop.scale_to(web=2)
