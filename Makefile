@@ -32,7 +32,7 @@ check: venv-dev ## lint and types: ruff, mypy strict, ansible-lint, shellcheck
 	cd resources/ansible && LC_ALL=C.UTF-8 PATH="$(CURDIR)/.venv/bin:$$PATH" ANSIBLE_HOME="$(CURDIR)/.cache/ansible" ansible-lint --offline -q
 
 test-fast: venv-dev ## decisions only: no network, no root, seconds
-	$(PYTEST) -q tests/unit
+	$(PYTEST) -q -n 2 tests/unit
 
 test-clients: venv-dev ## clients against in-process servers that speak the real protocols, reports in a real browser
 	$(PYTEST) -q -n 3 --dist loadfile tests/clients
